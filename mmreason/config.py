@@ -1,0 +1,372 @@
+"""The configuration of a run: strict, frozen, few keys, every key documented, all mistakes reported at once.
+
+A config is a YAML file plus `dotted.key=value` overrides. Nothing here imports torch, so that checking a config
+takes a fraction of a second on any machine.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmreason.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values cannot change, numbers are not read from text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class LoraConfig(Section):
+    rank: int = Field(16, ge=1)
+    """Rank of the adapters."""
+    alpha: float = Field(32.0, gt=0)
+    """Scale: updates are multiplied by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapters' input. 0 keeps rollout and training log-probs equal."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the linear layers of the language model that get adapters."""
+
+
+class ModelConfig(Section):
+    path: str
+    """Folder (or hub name) of a checkpoint of a known family; `mmreason doctor` lists the families."""
+    revision: str | None = None
+    """Hub revision to pin."""
+    trust_remote_code: bool = False
+    """Run code that comes with the checkpoint. Needs a pinned revision."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Master dtype of the weights. float32 because updates of 1e-6 vanish in bfloat16."""
+    attention: Literal["auto", "dense", "merge", "flex"] = "auto"
+    """How tree attention is computed. auto: merge on CPU, flex on GPU. dense is the plain mask, for short rows."""
+    freeze: tuple[Literal["vision", "audio", "projector", "language"], ...] = ("vision", "audio")
+    """Parts that are not trained. Towers are frozen by default: they overfit first and cost most."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters instead of full weights."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in backward: less memory, about a third more time."""
+    head_chunk: int = Field(1024, ge=1)
+    """Tokens per LM-head chunk: logits of this many tokens exist at a time."""
+    self_check: bool = True
+    """Before training, compare this model's tree forward with a padded forward at tiny depth; refuse on mismatch."""
+
+
+class DataSource(Section):
+    path: str
+    """JSONL or Parquet file, or the name of a `datasets` data set."""
+    format: Literal["auto", "jsonl", "parquet", "datasets"] = "auto"
+    """auto: by the file's ending."""
+    split: str = "train"
+    """Split, for `datasets`."""
+    streaming: bool = False
+    """Read `datasets` as a stream, without downloading all of it first."""
+    limit: int | None = Field(None, ge=1)
+    """Use only the first N rows."""
+
+
+class DataConfig(Section):
+    train: tuple[DataSource, ...] = ()
+    """Training data; several sources are joined."""
+    eval: tuple[DataSource, ...] = ()
+    """Held-out data, answered greedily before, during and after training."""
+    media_root: str | None = None
+    """Folder that relative media paths start at and that no media path may leave. Default: the data file's folder."""
+    system: str | None = None
+    """System message put before every conversation that has none."""
+    suffix: str = ""
+    """Text added to the last user message, e.g. how to format the answer."""
+    show_options: bool = True
+    """Write the options of multiple-choice questions under the question, lettered."""
+    max_prompt_tokens: int = Field(8192, ge=1)
+    """Longer prompts (media included) are reported and dropped, never cut."""
+    max_bad_fraction: float = Field(0.3, ge=0, le=1)
+    """Stop when more than this share of the samples tried was quarantined."""
+
+
+class MediaConfig(Section):
+    decoder: Literal["auto", "torchcodec", "pyav", "decord"] = "auto"
+    """Video and audio decoder. auto: the first that works here; `mmreason doctor` names it."""
+    workers: int = Field(2, ge=0)
+    """Decoding processes per training process. 0 decodes in the training process, without a deadline."""
+    deadline_s: float = Field(60.0, gt=0)
+    """A file that takes longer to decode is quarantined and its worker is replaced."""
+    cache_dir: str | None = None
+    """Folder for decoded media, shared by epochs, stages and runs. None: no cache on disk."""
+    cache_gb: float = Field(20.0, gt=0)
+    """Upper bound of the cache folder; least recently used entries go first."""
+    memory_gb: float = Field(1.0, ge=0)
+    """Upper bound of the in-memory cache of model-ready tensors."""
+    image_min_pixels: int = Field(3136, ge=1)
+    """Smaller images are enlarged to this area (qwen-vl-utils' rule)."""
+    image_max_pixels: int = Field(1003520, ge=1)
+    """Larger images are reduced to this area."""
+    image_max_source_pixels: int = Field(200_000_000, ge=1)
+    """Images with more pixels than this, by their header, are refused before decoding."""
+    video_fps: float = Field(2.0, gt=0)
+    """Frames sampled per second of video."""
+    video_min_frames: int = Field(4, ge=1)
+    """At least this many frames per video."""
+    video_max_frames: int = Field(64, ge=1)
+    """At most this many frames per video."""
+    video_min_pixels: int = Field(100352, ge=1)
+    """Smaller frames are enlarged to this area."""
+    video_max_pixels: int = Field(200704, ge=1)
+    """Larger frames are reduced to this area."""
+    video_max_seconds: float = Field(3600.0, gt=0)
+    """Longer videos are refused before decoding."""
+    audio_max_seconds: float = Field(300.0, gt=0)
+    """Longer sounds are refused before decoding."""
+
+
+class RolloutConfig(Section):
+    engine: Literal["hf"] = "hf"
+    """Who samples: hf is our own decode loop (prompt computed once per group)."""
+    n: int = Field(8, ge=1)
+    """Answers per prompt (the group size G)."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature; log-probs are those of logits / temperature."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus sampling. Below 1, old log-probs are recomputed before the update."""
+    top_k: int = Field(0, ge=0)
+    """Keep the k most likely tokens; 0 keeps all."""
+    max_new_tokens: int = Field(512, ge=1)
+    """Longest answer; one that reaches it counts as truncated."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer, besides the end token."""
+    max_rows: int = Field(64, ge=1)
+    """Answers decoded side by side; more are done in turns."""
+
+
+class RewardConfig(Section):
+    name: str
+    """Built-in name (`mmreason rewards`), pkg.mod:attr, file.py:attr, or an entry point."""
+    weight: float = 1.0
+    """Factor in the sum."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the reward."""
+
+
+class ScoringConfig(Section):
+    combine: Literal["sum", "product", "first"] = "sum"
+    """sum: weighted sum of all rewards; product: of all; first: the first that does not return None."""
+    on_error: Literal["drop_group", "drop_rollout", "stop"] = "drop_group"
+    """What a reward that raises, hangs or returns nonsense does. Never a silent zero."""
+    workers: int = Field(2, ge=1)
+    """Reward processes per training process."""
+    deadline_s: float = Field(30.0, gt=0)
+    """Longest time for one group and one reward; then the worker is killed and replaced."""
+
+
+class GrpoConfig(Section):
+    advantage: Literal["group", "group_mean", "batch", "rloo"] = "group"
+    """group: (r - mean) / std of the group; group_mean: r - mean (Dr.GRPO); batch: r - group mean, over batch std;
+    rloo: leave-one-out."""
+    clip_low: float = Field(0.2, ge=0)
+    """Lower clip of the ratio: 1 - clip_low."""
+    clip_high: float = Field(0.28, ge=0)
+    """Upper clip of the ratio: 1 + clip_high (clip-higher keeps rare tokens alive)."""
+    kl_coef: float = Field(0.0, ge=0)
+    """Weight of the KL to the reference model. 0 loads no reference."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Per-token estimator of that KL."""
+    aggregation: Literal["token_mean", "sequence_mean", "constant", "sequence_sum"] = "token_mean"
+    """How per-token losses become one number; constant divides by answers x max_new_tokens (Dr.GRPO)."""
+    updates_per_batch: int = Field(1, ge=1)
+    """Optimizer steps per set of rollouts; the prompts are split evenly among them."""
+    drop_constant_groups: bool = True
+    """Leave out groups whose rewards are all equal (no signal) and sample others in their place."""
+    max_refills: int = Field(2, ge=0)
+    """How many more times to sample prompts for a step before it goes on with what it has."""
+    mask_truncated: bool = True
+    """Truncated answers count in the group's statistics but get no loss."""
+
+
+class TrainConfig(Section):
+    method: Literal["sft", "grpo"] = "grpo"
+    """What this run does."""
+    steps: int = Field(1000, ge=1)
+    """Steps of the run: batches of prompts."""
+    prompts_per_step: int = Field(32, ge=1)
+    """Prompts per step, over all processes."""
+    row_tokens: int = Field(8192, ge=16)
+    """Budget of one packed row (one micro-batch). A larger tree is split by its branches."""
+    learning_rate: float = Field(1e-6, ge=0)
+    """Peak learning rate; 1e-5 suits LoRA."""
+    learning_rates: dict[Literal["vision", "audio", "projector", "language"], float] = Field(default_factory=dict)
+    """Other learning rates for some parts."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's weight decay."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after the warm-up; linear and cosine end at 0."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear warm-up."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of forward and backward; the weights stay in model.dtype."""
+    deepspeed: str | None = None
+    """DeepSpeed JSON (configs/deepspeed/). Needs the `train` extra."""
+    save_every: int = Field(100, ge=1)
+    """Steps between checkpoints."""
+    keep: int = Field(2, ge=1)
+    """Checkpoints kept; older ones are deleted once a newer one is complete."""
+    eval_every: int = Field(0, ge=0)
+    """Steps between evaluations; 0: only before the first and after the last step."""
+    gallery_groups: int = Field(8, ge=0)
+    """Groups with their media kept for the report."""
+
+
+class RunConfig(Section):
+    """Everything one run needs. Example: configs/quickstart.yaml."""
+
+    run_dir: str
+    """Where checkpoints, metrics, quarantine and report go. A run found there is resumed."""
+    seed: int = Field(0, ge=0)
+    """Seeds data order, sampling and initialisation."""
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    media: MediaConfig = MediaConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    rewards: tuple[RewardConfig, ...] = ()
+    scoring: ScoringConfig = ScoringConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> RunConfig:
+        wrong = list(_impossible(self))
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+
+def _impossible(config: RunConfig) -> Iterator[str]:
+    """Combinations that no single key can refuse, one line each."""
+    if config.model.trust_remote_code and config.model.revision is None:
+        yield "model.trust_remote_code: needs model.revision, so that the code that runs is the code you read"
+    if config.train.method == "grpo" and not config.rewards:
+        yield "rewards: empty, but train.method is grpo; name at least one (`mmreason rewards` lists them)"
+    if config.train.method == "grpo" and config.rollout.n < 2:
+        yield f"rollout.n: {config.rollout.n}, but a group needs at least 2 answers to compare"
+    if config.media.video_min_frames > config.media.video_max_frames:
+        yield (
+            f"media.video_min_frames: {config.media.video_min_frames} is more than "
+            f"media.video_max_frames ({config.media.video_max_frames})"
+        )
+    for kind in ("image", "video"):
+        low, high = (getattr(config.media, f"{kind}_{end}_pixels") for end in ("min", "max"))
+        if low > high:
+            yield f"media.{kind}_min_pixels: {low} is more than media.{kind}_max_pixels ({high})"
+    if config.train.prompts_per_step % config.grpo.updates_per_batch:
+        yield (
+            f"grpo.updates_per_batch: {config.grpo.updates_per_batch} does not divide "
+            f"train.prompts_per_step ({config.train.prompts_per_step})"
+        )
+    if not config.model.lora and set(config.model.freeze) >= {"vision", "audio", "projector", "language"}:
+        yield "model.freeze: every part is frozen and model.lora is unset, so nothing would be trained"
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, apply `a.b=value` overrides, validate. All mistakes are in one ConfigError, a line each."""
+    file = Path(path)
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give the path of a YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: holds {type(values).__name__}, expected keys such as run_dir: and model:")
+    for override in overrides:
+        _apply(values, override)
+    return build_config(values, str(file))
+
+
+def build_config(values: dict[str, Any], origin: str = "config") -> RunConfig:
+    """Validate a dictionary. Raises ConfigError that names every mistake."""
+    try:
+        return RunConfig.model_validate(_tuples(values))
+    except ValidationError as error:
+        lines = [line for item in error.errors() for line in _explain(dict(item))]
+        raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from error
+
+
+def leaf_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Every dotted key there is, e.g. "train.steps". List items are shown once, as "rewards[].name"."""
+    keys: list[str] = []
+    for name, info in section.model_fields.items():
+        inner, repeated = _section_of(info.annotation)
+        if inner is None:
+            keys.append(prefix + name)
+        else:
+            keys += leaf_keys(inner, f"{prefix}{name}{'[]' if repeated else ''}.")
+    return keys
+
+
+def _section_of(annotation: Any) -> tuple[type[Section] | None, bool]:
+    """The section class inside `X`, `X | None` or `tuple[X, ...]`, and whether it is repeated."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation, False
+    repeated = getattr(annotation, "__origin__", None) is tuple
+    for argument in getattr(annotation, "__args__", ()):
+        if isinstance(argument, type) and issubclass(argument, Section):
+            return argument, repeated
+    return None, False
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r}: expected dotted.key=value, for example train.steps=100")
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = values.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {parent} holds a value, not a section")
+        values = inner
+    values[last] = yaml.safe_load(text)
+
+
+def _tuples(value: Any) -> Any:
+    """YAML has lists where frozen sections have tuples; ints where floats are meant are converted by pydantic."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _plain(item) if key == "options" else _tuples(item) for key, item in value.items()}
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return value
+
+
+def _explain(item: dict[str, Any]) -> Iterable[str]:
+    """One pydantic error as lines: key, what was given, what was expected, the nearest known key."""
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = [key.replace("[]", "").split(".")[-1] for key in leaf_keys()] + list(RunConfig.model_fields)
+        siblings = [key for key in _siblings(item["loc"]) if key] or known
+        close = difflib.get_close_matches(str(item["loc"][-1]), siblings, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(siblings)}"
+        return [f"{where}: unknown key; {hint}"]
+    if item["type"] == "value_error" and not item["loc"]:
+        return str(item["ctx"]["error"]).split("\n")
+    if item["type"] == "missing":
+        return [f"{where}: required, but not given"]
+    return [f"{where}: got {item['input']!r}; {item['msg'][0].lower()}{item['msg'][1:]}"]
+
+
+def _siblings(loc: tuple[str | int, ...]) -> list[str]:
+    section: type[Section] | None = RunConfig
+    for part in loc[:-1]:
+        if isinstance(part, int) or section is None:
+            continue
+        info = section.model_fields.get(part)
+        section = _section_of(info.annotation)[0] if info else None
+    return list(section.model_fields) if section else []
