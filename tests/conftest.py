@@ -1,0 +1,27 @@
+"""Tiny checkpoints of the real architectures, built once per test session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmreason.demo.tiny import build_tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # tiny tensors: threads cost more than they give, and results do not depend on the machine
+
+
+@pytest.fixture(scope="session")
+def tiny_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny Qwen2.5-VL checkpoint. Do not write into it."""
+    return build_tiny("qwen2_5_vl", tmp_path_factory.mktemp("tiny") / "qwen2_5_vl")
+
+
+@pytest.fixture(scope="session")
+def tiny_omni(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny Qwen2.5-Omni checkpoint. Do not write into it."""
+    return build_tiny("qwen2_5_omni", tmp_path_factory.mktemp("tiny") / "qwen2_5_omni")
