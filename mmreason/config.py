@@ -175,8 +175,6 @@ class GrpoConfig(Section):
     """Weight of the KL to the reference model. 0 loads no reference."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """Per-token estimator of that KL."""
-    aggregation: Literal["token_mean", "sequence_mean", "constant", "sequence_sum"] = "token_mean"
-    """How per-token losses become one number; constant divides by answers x max_new_tokens (Dr.GRPO)."""
     updates_per_batch: int = Field(1, ge=1)
     """Optimizer steps per set of rollouts; the prompts are split evenly among them."""
     drop_constant_groups: bool = True
@@ -196,6 +194,8 @@ class TrainConfig(Section):
     """Prompts per step, over all processes."""
     row_tokens: int = Field(8192, ge=16)
     """Budget of one packed row (one micro-batch). A larger tree is split by its branches."""
+    aggregation: Literal["token_mean", "sequence_mean", "constant", "sequence_sum"] = "token_mean"
+    """How per-token losses become one number; constant divides by answers x max_new_tokens (Dr.GRPO)."""
     learning_rate: float = Field(1e-6, ge=0)
     """Peak learning rate; 1e-5 suits LoRA."""
     learning_rates: dict[Literal["vision", "audio", "projector", "language"], float] = Field(default_factory=dict)
