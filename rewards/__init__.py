@@ -1,0 +1,130 @@
+"""Rewards: what an answer is worth. base.py says what a reward is; `REWARDS` is all that is built in.
+
+A config names a reward by its name here, by `pkg.mod:attr`, `file.py:attr`, or an entry point of the group
+"mmreason.rewards".
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from mmreason.errors import ConfigError
+from mmreason.plugins import load_symbol, nearest
+from mmreason.rewards.accuracy import accuracy
+from mmreason.rewards.base import RewardFn, lift
+from mmreason.rewards.format import format
+from mmreason.rewards.grounding import iou
+from mmreason.types import Rollout, Sample, Score
+
+if TYPE_CHECKING:
+    from mmreason.config import RewardConfig
+
+REWARDS: dict[str, RewardFn] = {
+    "accuracy": accuracy,
+    "format": format,
+    "iou": iou,
+}
+
+BoundReward = Callable[[Sample, Sequence[Rollout]], Sequence[Score]]
+"""A reward with its options filled in."""
+
+
+class RewardInfo(NamedTuple):
+    """One line of `mmreason rewards`: `options` maps each option to its default as Python would write it."""
+
+    name: str
+    help: str
+    options: Mapping[str, str]
+
+
+def load_reward(config: RewardConfig) -> BoundReward:
+    """Find a reward and fill in its options.
+
+    Raises PluginError (no such reward, or no such signature) and ConfigError (unknown option, with the nearest known;
+    missing option; value of the wrong type), all mistakes in the options at once.
+    """
+    return bind(config.name, config.options)
+
+
+def bind(name: str, options: Mapping[str, Any]) -> BoundReward:
+    """`load_reward` without the config section."""
+    function = lift(load_symbol(name, REWARDS, "mmreason.rewards"), name)
+    wrong = list(_option_mistakes(function, options))
+    if wrong:
+        raise ConfigError("\n".join(f"reward {name}: {line}" for line in wrong))
+    return partial(function, **options)
+
+
+def describe() -> list[RewardInfo]:
+    """The built-in rewards with a line of help and their options."""
+    return [
+        RewardInfo(
+            name=name,
+            help=(inspect.getdoc(function) or "").partition("\n")[0],
+            options={option.name: repr(option.default) for option in _options(function)},
+        )
+        for name, function in sorted(REWARDS.items())
+    ]
+
+
+def _options(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters after (sample, rollouts)."""
+    return list(inspect.signature(function).parameters.values())[2:]
+
+
+def _option_mistakes(function: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[str]:
+    parameters = _options(function)
+    known = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    hints = _type_hints(function)
+    for name, value in options.items():
+        if name not in known:
+            if not takes_any:
+                yield f"unknown option {name!r}{nearest(name, known) if known else '; it has none'}"
+        elif not _fits(value, hints.get(name, Any)):
+            yield f"option {name}: got {value!r}, expected {_shown(hints[name])}"
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in options:
+            yield f"option {name!r} is required, but not given"
+
+
+def _type_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations as types; a plug-in whose annotations cannot be resolved is simply not checked."""
+    try:
+        return typing.get_type_hints(inspect.unwrap(function))
+    except (NameError, TypeError):
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from a config suits an annotation. Annotations other than plain ones are not checked."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in typing.get_args(hint))
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, choice) for choice in typing.get_args(hint))
+    if origin is Sequence:
+        return isinstance(value, (list, tuple)) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (str, bool, types.NoneType):
+        return isinstance(value, hint)
+    return True
+
+
+def _shown(hint: Any) -> str:
+    """An annotation in words: "one of 'plain', 'vlmr1'", "float", "str or None"."""
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in typing.get_args(hint))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_shown(choice) for choice in typing.get_args(hint))
+    if typing.get_origin(hint) is Sequence:
+        return f"a list of {_shown(typing.get_args(hint)[0])}"
+    return "None" if hint is types.NoneType else getattr(hint, "__name__", str(hint))
