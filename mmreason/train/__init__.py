@@ -1,0 +1,70 @@
+"""Training: `run(config)` opens a run, trains its remaining steps, exports the model and writes the report."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from mmreason.config import RunConfig
+from mmreason.data import load_all
+from mmreason.errors import ConfigError
+from mmreason.report import write_report
+from mmreason.train.grpo import train_grpo
+from mmreason.train.run import Run, StopRequested
+from mmreason.train.sft import require_demos, train_sft
+from mmreason.types import Sample
+
+METHODS: dict[str, Callable[[Run], None]] = {"sft": train_sft, "grpo": train_grpo}
+DATA_CHECKS: dict[str, Callable[[list[Sample]], None]] = {"sft": require_demos}
+
+
+def run(config: RunConfig) -> Path:
+    """Train to the end, or until SIGTERM / SIGINT, which save first. Returns the folder of the trained model.
+
+    Raises an MMReasonError when config, data, model or disk do not allow it. A stopped run is continued by calling
+    this again with the same config.
+    """
+    opened = open_run(config)
+    try:
+        with _stop_signals(opened):
+            METHODS[config.train.method](opened)
+            folder = opened.export()
+    except StopRequested:
+        opened.save(must=True)
+        folder = opened.run_dir
+    finally:
+        opened.close()
+    if opened.engine.is_main:
+        write_report(opened.run_dir, title=opened.run_dir.name)
+    return folder
+
+
+def open_run(config: RunConfig) -> Run:
+    """Load data and model; resume if `run_dir` holds a checkpoint."""
+    if not config.data.train:
+        raise ConfigError("data.train: empty; name at least one data file")
+    torch.manual_seed(config.seed)
+    samples = load_all(config.data, "train")
+    eval_samples = load_all(config.data, "eval") if config.data.eval else []
+    if config.train.method in DATA_CHECKS:
+        DATA_CHECKS[config.train.method](samples)
+    return Run(config, samples, eval_samples)
+
+
+@contextlib.contextmanager
+def _stop_signals(opened: Run) -> Iterator[None]:
+    """SIGTERM and SIGINT ask the run to stop; outside the main thread (notebooks) Python allows no handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.signal(number, opened.request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

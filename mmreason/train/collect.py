@@ -1,0 +1,116 @@
+"""Sampling and scoring of one step's groups, with refills for those that carry no signal."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmreason.algorithms.advantages import has_signal
+from mmreason.config import RunConfig
+from mmreason.errors import DataError, RewardError
+from mmreason.rollout.base import SamplingParams
+from mmreason.train.run import Run
+from mmreason.train.tally import Tally, tally_groups
+from mmreason.types import RolloutGroup, Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What one process has for one step.
+
+    Example: 4 prompts wanted, one group without signal replaced: `Collected(groups=(4 groups), sampled=5, ...)`
+    """
+
+    groups: tuple[RolloutGroup, ...]
+    sampled: int
+    """How many groups were sampled, useful or not."""
+    tokens: int
+    """How many tokens were sampled for them."""
+    tally: Tally
+
+
+def collect(run: Run, step: int) -> Collected:
+    """Sample groups until this process has its share of useful ones, or `grpo.max_refills` is used up."""
+    config, tally = run.config, Tally()
+    kept: list[RolloutGroup] = []
+    sampled = tokens = 0
+    with run.engine.whole_parameters():
+        for attempt in range(1 + config.grpo.max_refills):
+            wanted = run.share(config.train.prompts_per_step) - len(kept)
+            if wanted == 0 or run.stop_requested:
+                break
+            groups = sample_groups(run, step, attempt, wanted)
+            tally_groups(tally, groups)
+            useful = [group for group in groups if _useful(run, group)]
+            tally.add("groups/useful", len(useful), len(groups))
+            kept += useful
+            sampled += len(groups)
+            tokens += sum(rollout.tokens for group in groups for rollout in group.rollouts)
+    return Collected(groups=tuple(kept), sampled=sampled, tokens=tokens, tally=tally)
+
+
+def sample_groups(run: Run, step: int, attempt: int, count: int) -> list[RolloutGroup]:
+    """`count` new prompts, `rollout.n` scored answers each."""
+    config = run.config
+    with run.timed("encode"):
+        prompts = run.feed.take(count)
+    seeds = [
+        [seed_of(config.seed, step, attempt, sample.id, index) for index in range(config.rollout.n)]
+        for sample, _ in prompts
+    ]
+    with run.timed("rollout"):
+        answers = run.rollouts.generate([prompt for _, prompt in prompts], config.rollout.n, sampling(config), seeds)
+    with run.timed("reward"):
+        scores = run.rewards.score([(sample, group) for (sample, _), group in zip(prompts, answers, strict=True)])
+    return [
+        RolloutGroup(sample=sample, prompt=prompt, rollouts=group, scores=tuple(marks))
+        for (sample, prompt), group, marks in zip(prompts, answers, scores, strict=True)
+    ]
+
+
+def sampling(config: RunConfig) -> SamplingParams:
+    """The run's sampling parameters."""
+    rollout = config.rollout
+    return SamplingParams(
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        max_new_tokens=rollout.max_new_tokens,
+        stop=rollout.stop,
+    )
+
+
+def rewards_of(groups: tuple[RolloutGroup, ...]) -> Tensor:
+    """float64 [N, G]: totals, NaN where a rollout has none."""
+    rows = [[math.nan if score.total is None else score.total for score in group.scores] for group in groups]
+    return torch.tensor(rows, dtype=torch.float64).reshape(len(groups), -1)
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed that depends on nothing but `parts`."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _useful(run: Run, group: RolloutGroup) -> bool:
+    """Whether to train on this group; errors are handled as `scoring.on_error` says."""
+    errors = [score.error for score in group.scores if score.error is not None]
+    policy = run.config.scoring.on_error
+    if errors and policy == "stop":
+        raise RewardError(f"{group.sample.id}: {errors[0]} (scoring.on_error is stop)")
+    if any(_bad_gold(score) for score in group.scores):
+        run.feed.reject(group.sample, DataError(errors[0] if errors else "the gold answer cannot be scored"))
+    if errors and policy == "drop_group":
+        return False
+    rewards = rewards_of((group,))
+    if run.config.grpo.drop_constant_groups:
+        return bool(has_signal(rewards))
+    return not bool(rewards.isnan().all())
+
+
+def _bad_gold(score: Score) -> bool:
+    return bool(score.flags.get("bad_gold", False))

@@ -1,0 +1,196 @@
+"""The processes of a run: forward, backward, step and sums, over accelerate, with or without DeepSpeed.
+
+Losses are weighted sums over the whole step (see `algorithms.aggregation`), so gradients are ADDED over micro-batches
+and processes. DDP and DeepSpeed average over processes; `backward` multiplies by their number to undo that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin, DistributedType
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mmreason.config import TrainConfig
+from mmreason.errors import CheckpointError, ConfigError
+
+
+class Engine:
+    """Model, optimizer and process group of one process."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        plugin = _deepspeed_plugin(config) if config.deepspeed else None
+        precision = "bf16" if config.precision == "bf16" else "no"
+        self.accelerator = Accelerator(mixed_precision=precision, deepspeed_plugin=plugin)
+        self.deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        if plugin is not None and not self.deepspeed:
+            raise ConfigError(
+                "train.deepspeed is set, but accelerate started without DeepSpeed: unset ACCELERATE_USE_CPU, "
+                "or remove train.deepspeed"
+            )
+        self.max_grad_norm = config.max_grad_norm
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.device = self.accelerator.device
+        self.model: Any = None
+        self.optimizer: Any = None
+        self._names: list[list[str]] = []
+
+    def prepare(self, model: nn.Module, groups: list[dict[str, Any]], weight_decay: float) -> None:
+        """Wrap the model and make its optimizer. Each group: `params`, `lr`, and the `names` of its parameters."""
+        self._names = [list(group["names"]) for group in groups]
+        plain = [{key: value for key, value in group.items() if key != "names"} for group in groups]
+        optimizer = torch.optim.AdamW(plain, weight_decay=weight_decay, betas=(0.9, 0.95))
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+
+    @property
+    def is_main(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add this micro-batch's gradients. `last` is the one that syncs processes; DeepSpeed steps there, too."""
+        if self.deepspeed:
+            self.accelerator.deepspeed_engine_wrapped.backward(loss * self.world, sync_gradients=last)
+            return
+        (loss * self.world).backward()
+
+    @contextlib.contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        """Around forward AND backward of one micro-batch: no gradient traffic before the last one."""
+        quiet = not last and self.accelerator.distributed_type == DistributedType.MULTI_GPU
+        quiet = quiet or (not last and self.accelerator.distributed_type == DistributedType.MULTI_CPU)
+        with self.model.no_sync() if quiet else contextlib.nullcontext():
+            yield
+
+    def set_learning_rate(self, factor: float) -> None:
+        """Set every group to `factor` x its peak learning rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+
+    def step(self) -> float:
+        """Clip, step, zero. Returns the gradient norm before clipping; a non-finite one skips the step."""
+        if self.deepspeed:
+            norm = self.accelerator.deepspeed_engine_wrapped.get_global_grad_norm()
+            return float("nan") if norm is None else float(norm)
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
+        if norm == norm and norm != float("inf"):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Add up each value over all processes. Every process must give the same keys."""
+        if self.world == 1:
+            return dict(values)
+        names = sorted(values)
+        total = torch.tensor([values[name] for name in names], dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(total)
+        return dict(zip(names, total.tolist(), strict=True))
+
+    def gather(self, value: Any) -> list[Any]:
+        """One small object from every process, in the order of their ranks."""
+        if self.world == 1:
+            return [value]
+        everyone: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(everyone, value)
+        return everyone
+
+    def wait(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+    @property
+    def partitioned(self) -> bool:
+        """ZeRO-3: no process has whole parameters outside the forward."""
+        return bool(self.deepspeed and self.accelerator.state.deepspeed_plugin.zero_stage == 3)
+
+    @contextlib.contextmanager
+    def whole_parameters(self) -> Iterator[None]:
+        """Inside, parameters are whole on every process (ZeRO-3 gathers them; elsewhere nothing happens)."""
+        if not self.partitioned:
+            yield
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(self.model.module.parameters())):
+            yield
+
+    def state_dict(self) -> dict[str, Tensor] | None:
+        """Whole weights, on the CPU of the main process; None where the inner model already has them."""
+        if not self.partitioned:
+            return None
+        state: dict[str, Tensor] = self.accelerator.get_state_dict(self.model)
+        return state
+
+    def save_optimizer(self, folder: Path) -> None:
+        """Tensors only (safetensors) - except under DeepSpeed, whose partitioned state DeepSpeed itself must write."""
+        if self.deepspeed:
+            self.model.save_checkpoint(str(folder / "deepspeed"), tag="state", exclude_frozen_parameters=True)
+        elif self.is_main:
+            save_file(self._optimizer_tensors(), folder / "optimizer.safetensors")
+
+    def load_optimizer(self, folder: Path) -> None:
+        """Undo `save_optimizer`. Raises CheckpointError when the parameters are not the same ones."""
+        if self.deepspeed:
+            path, _ = self.model.load_checkpoint(str(folder / "deepspeed"), tag="state")
+            if path is None:
+                raise CheckpointError(f"{folder}: DeepSpeed found no state in it; was it written without DeepSpeed?")
+            return
+        file = folder / "optimizer.safetensors"
+        if not file.exists():
+            raise CheckpointError(f"{folder}: no optimizer.safetensors; was it written with DeepSpeed?")
+        stored = load_file(file)
+        for name, parameter in self._named_parameters():
+            found = {key: stored[f"{name}/{key}"] for key in _ADAM_KEYS if f"{name}/{key}" in stored}
+            if found and found["exp_avg"].shape != parameter.shape:
+                shapes = f"{tuple(found['exp_avg'].shape)}, not {tuple(parameter.shape)}"
+                raise CheckpointError(f"{folder}: optimizer state of {name} is {shapes}: another model's checkpoint")
+            if found:
+                self.optimizer.state[parameter] = {
+                    key: value if key == "step" else value.to(parameter.device) for key, value in found.items()
+                }
+        strangers = {key.rsplit("/", 1)[0] for key in stored} - {name for name, _ in self._named_parameters()}
+        if strangers:
+            raise CheckpointError(f"{folder}: optimizer state of {sorted(strangers)[0]}, which this run does not train")
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self._named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()
+        return tensors
+
+    def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for names, group in zip(self._names, self.optimizer.param_groups, strict=True):
+            yield from zip(names, group["params"], strict=True)
+
+
+_ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def _deepspeed_plugin(config: TrainConfig) -> DeepSpeedPlugin:
+    """The user's JSON with our settings filled in where it says "auto". Raises ConfigError on a bad file."""
+    assert config.deepspeed is not None
+    try:
+        settings: dict[str, Any] = json.loads(Path(config.deepspeed).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"train.deepspeed: {config.deepspeed} cannot be read as JSON ({error})") from error
+    # One row is one micro-batch; how many rows make a step changes from step to step, so accumulation is ours.
+    settings |= {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.max_grad_norm,
+        "bf16": {"enabled": config.precision == "bf16"},
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    return DeepSpeedPlugin(hf_ds_config=settings)

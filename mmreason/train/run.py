@@ -1,0 +1,298 @@
+"""One run: its parts, opened once, and what every training loop needs between steps - logs, saves, stops, resumes.
+
+A step is repeatable: everything random in it depends on (seed, step, sample), and a checkpoint always describes the
+state BEFORE a step. So a run that was killed anywhere continues from its last checkpoint and ends the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmreason.config import RunConfig
+from mmreason.encode import Encoder
+from mmreason.errors import CheckpointError
+from mmreason.evaluate import evaluate
+from mmreason.policy.policy import Policy, load_policy
+from mmreason.policy.self_check import self_check
+from mmreason.processors.pipeline import MediaPipeline
+from mmreason.processors.quarantine import Quarantine
+from mmreason.rewards.pool import RewardPool
+from mmreason.rollout.base import SamplingParams
+from mmreason.rollout.hf import HFEngine
+from mmreason.train import checkpoint
+from mmreason.train.engine import Engine
+from mmreason.train.feed import Feed
+from mmreason.train.metrics import MetricsLog, Progress, Stopwatch
+from mmreason.types import Batch, RolloutGroup, Sample
+
+
+class StopRequested(Exception):
+    """SIGTERM or SIGINT arrived; raised at the next stage boundary on every process, after which the run saves."""
+
+
+class Run:
+    """The open parts of a run. Opened by `mmreason.train.run`; used by the loops in `grpo` and `sft`."""
+
+    def __init__(self, config: RunConfig, samples: Sequence[Sample], eval_samples: Sequence[Sample]) -> None:
+        self.config, self.run_dir = config, Path(config.run_dir)
+        self.engine = Engine(config.train)
+        resumed = self._find_checkpoint()
+        self.step = 0 if resumed is None else int(checkpoint.read_state(resumed)["step"])
+        self.policy = self._load_policy(resumed)
+        self.reference = self._load_reference()
+        root = config.data.media_root
+        self.pipeline = MediaPipeline(config.media, self.policy.traits, self.policy.processor, root)
+        self.encoder = Encoder(
+            self.policy.processor, self.policy.tokenizer, self.policy.family, self.pipeline, config.data
+        )
+        self.rollouts = HFEngine(self.policy, self.encoder, config.rollout.max_rows)
+        self.rewards = RewardPool(config.rewards, config.scoring)
+        self.quarantine = Quarantine(self.run_dir / "quarantine.jsonl", config.data.max_bad_fraction)
+        self.feed = Feed(
+            samples, self.encoder, self.quarantine, seed=config.seed, rank=self.engine.rank, world=self.engine.world
+        )
+        self.eval_samples = eval_samples
+        after = None if resumed is None else self.step
+        self.log = MetricsLog(self.run_dir, after_step=after, active=self.engine.is_main)
+        self.timed = Stopwatch()
+        self.progress = Progress(
+            config.train.steps, self.step, active=self.engine.is_main, label=config.train.method
+        )
+        self.stop_requested = False
+        self._unsaved = False
+        if self.engine.is_main:
+            (self.run_dir / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        self.engine.prepare(
+            self.policy.model,
+            self.policy.parameter_groups(config.train.learning_rate, dict(config.train.learning_rates)),
+            config.train.weight_decay,
+        )
+        if resumed is not None:
+            self._restore(resumed)
+        self._mark()
+
+    # ---- the steps ---------------------------------------------------------------------------------------------------
+
+    def steps(self) -> Iterator[int]:
+        """Numbers of the remaining steps (from 1). Evaluates before the first one."""
+        if self.step == 0:
+            self.evaluate()
+        while self.step < self.config.train.steps:
+            self.engine.set_learning_rate(learning_rate_factor(self.config, self.step))
+            yield self.step + 1
+
+    def finish_step(self, step: int, metrics: Mapping[str, float], *, tokens: int) -> None:
+        """Log the step; evaluate and save when they are due. `tokens`: what this process forwarded or sampled."""
+        train = self.config.train
+        seconds = self.timed.lap()
+        speed = self.engine.sum({"tokens": tokens})["tokens"] / max(seconds["time/step"], 1e-9)
+        record = {**metrics, **seconds, "tokens_per_second": speed, "quarantined": self.quarantine.bad}
+        self.log.write(step, "train", record)
+        self.progress.update(record)
+        self.step = step
+        self._mark()
+        last = step == train.steps
+        if last or (train.eval_every and step % train.eval_every == 0):
+            self.evaluate()
+        if last or step % train.save_every == 0 or self._unsaved:
+            self.save(must=last)
+
+    def evaluate(self) -> None:
+        """Greedy answers on the held-out data; one "eval" line."""
+        if not self.eval_samples:
+            return
+        with self.timed("evaluate"), self.engine.whole_parameters():
+            mine = self.eval_samples[self.engine.rank :: self.engine.world]
+            params = SamplingParams(greedy=True, max_new_tokens=self.config.rollout.max_new_tokens)
+            result = evaluate(mine, self.encoder, self.rollouts, self.rewards.score, params)
+        joined = result.join(self.engine.gather(result))
+        self.log.write(self.step, "eval", joined.metrics())
+        if self.engine.is_main:
+            self.progress.bar.write(f"step {self.step}: {joined.summary()}")
+
+    def reference_logprobs(self, row: Batch) -> Tensor:
+        """[T] log-probs of the model that training started from."""
+        temperature = self.config.rollout.temperature
+        if self.reference is not None:
+            return self.reference.token_scores(row, temperature=temperature, grad=False).logprob
+        with self.policy.adapters_off():
+            scores = self.policy.token_scores(row, temperature=temperature, forward=self.engine.model, grad=False)
+        return scores.logprob
+
+    def share(self, total: int) -> int:
+        """This process's part of `total` prompts."""
+        return total // self.engine.world + (self.engine.rank < total % self.engine.world)
+
+    def gallery(self, step: int, groups: Sequence[RolloutGroup]) -> None:
+        """Keep one group for the report, at evenly spread steps."""
+        count = self.config.train.gallery_groups
+        if not groups or not count or step % max(1, self.config.train.steps // count):
+            return
+        self.log.show(gallery_record(step, groups[step % len(groups)]))
+
+    # ---- stopping, saving, resuming ----------------------------------------------------------------------------------
+
+    def check_stop(self) -> None:
+        """Raises StopRequested on every process as soon as any process was told to stop."""
+        if self.engine.sum({"stop": float(self.stop_requested)})["stop"]:
+            raise StopRequested
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """Signal handler: stop at the next stage boundary."""
+        self.stop_requested = True
+        print(f"mmreason: {signal.Signals(signum).name} received; saving, then stopping", file=sys.stderr, flush=True)
+
+    def save(self, *, must: bool) -> None:
+        """Write a checkpoint of the state before the next step. Unless it `must`, a failure is logged and retried."""
+        try:
+            checkpoint.save(
+                self.run_dir,
+                self.step,
+                write=self._write,
+                is_main=self.engine.is_main,
+                gather=self.engine.gather,
+                keep=self.config.train.keep,
+            )
+            self._unsaved = False
+        except CheckpointError as error:
+            if must:
+                raise
+            self._unsaved = True
+            self.log.write(self.step, "event", {"event": "checkpoint not saved", "reason": str(error)})
+            if self.engine.is_main:
+                self.progress.bar.write(f"mmreason: {error}; training goes on and tries again after the next step")
+
+    def export(self) -> Path:
+        """The trained model as an ordinary transformers checkpoint in RUN/model (adapters merged)."""
+        final, partial = self.run_dir / "model", self.run_dir / "model.partial"
+        state = self.engine.state_dict()
+        if self.engine.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+            self.policy.save_pretrained(partial, state_dict=state)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+        self.engine.wait()
+        return final
+
+    def close(self) -> None:
+        """End worker processes and the progress line."""
+        self.progress.close()
+        self.rewards.close()
+        self.pipeline.close()
+
+    def _mark(self) -> None:
+        """Remember the state before the next step: what `save` writes, even when that step has begun."""
+        self._before = {"feed": self.feed.state, "torch": torch.get_rng_state()}
+
+    def _write(self, folder: Path) -> None:
+        """Everything of one checkpoint but its manifest; every process writes its part."""
+        state = self.engine.state_dict()
+        if self.engine.is_main:
+            if self.config.model.lora:
+                save_file(self.policy.adapter_tensors(state), folder / "adapters.safetensors")
+            else:
+                self.policy.save_pretrained(folder / "model", state_dict=state)
+            checkpoint.write_json(folder / "state.json", self._identity())
+        self.engine.save_optimizer(folder)
+        rank_state = {"feed": self._before["feed"], "torch": self._before["torch"].tolist()}
+        checkpoint.write_json(folder / f"rank-{self.engine.rank}.json", rank_state)
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "world": self.engine.world,
+            "method": self.config.train.method,
+            "model": self.config.model.path,
+            "family": self.policy.family.name,
+            "shapes": self.policy.fingerprint(),
+        }
+
+    def _find_checkpoint(self) -> Path | None:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        found = checkpoint.latest(self.run_dir) if self.engine.is_main else None
+        path: Path | None = self.engine.gather(found)[0]
+        return path
+
+    def _load_policy(self, resumed: Path | None) -> Policy:
+        model = self.config.model
+        weights = resumed / "model" if resumed is not None and not model.lora else None
+        if weights is not None:
+            if not weights.is_dir():
+                raise CheckpointError(f"{resumed}: holds adapters, but model.lora is not set; use a new run_dir")
+            model = model.model_copy(update={"path": str(weights)})
+        policy = load_policy(model, self.engine.device)
+        if model.lora and resumed is not None:
+            policy.load_adapters(load_file(resumed / "adapters.safetensors"))
+        if model.self_check and resumed is None:
+            self_check(policy)
+        return policy
+
+    def _load_reference(self) -> Policy | None:
+        """A frozen copy of the starting point, when a KL term needs one and no adapters can be switched off."""
+        if not self.config.grpo.kl_coef or self.config.model.lora or self.config.train.method != "grpo":
+            return None
+        reference = load_policy(self.config.model, self.engine.device)
+        reference.model.requires_grad_(False)
+        return reference
+
+    def _restore(self, folder: Path) -> None:
+        stored, mine = checkpoint.read_state(folder), self._identity()
+        for key in ("model", "family", "method", "world", "shapes"):
+            if stored[key] != mine[key]:
+                raise CheckpointError(
+                    f"{folder}: was written with {key} {stored[key]!r}, this run has {mine[key]!r}; "
+                    "use the same setting, or a new run_dir"
+                )
+        self.engine.load_optimizer(folder)
+        rank_state = checkpoint.read_state(folder, f"rank-{self.engine.rank}.json")
+        self.feed.restore(rank_state["feed"])
+        torch.set_rng_state(torch.tensor(rank_state["torch"], dtype=torch.uint8))
+        if self.engine.is_main:
+            self.progress.bar.write(f"mmreason: resumed from {folder} (step {self.step})")
+
+
+def learning_rate_factor(config: RunConfig, step: int) -> float:
+    """Share of the peak learning rate for the step after `step` finished ones.
+
+    Example: warmup_steps 4, linear over 12 steps: 0.25, 0.5, 0.75, 1, 1, 0.875, ... 0.125.
+    """
+    train = config.train
+    if step < train.warmup_steps:
+        return (step + 1) / train.warmup_steps
+    done = (step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
+    shapes = {"constant": 1.0, "linear": 1.0 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    return shapes[train.schedule]
+
+
+def gallery_record(step: int, group: RolloutGroup) -> dict[str, Any]:
+    """One group as the report shows it: JSON only."""
+    sample = group.sample
+    texts = [part for message in sample.messages for part in message.content if isinstance(part, str)]
+    return {
+        "step": step,
+        "id": sample.id,
+        "source": sample.source,
+        "modality": sample.modality,
+        "prompt": "\n".join(texts),
+        "media": [{"kind": ref.kind, "path": ref.path} for ref in sample.media],
+        "answer": json.loads(json.dumps(sample.answer, default=str)),
+        "rollouts": [
+            {"text": r.text, "total": s.total, "parts": dict(s.parts), "finish_reason": r.finish_reason}
+            for r, s in zip(group.rollouts, group.scores, strict=True)
+        ],
+    }
+
+

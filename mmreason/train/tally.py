@@ -1,0 +1,46 @@
+"""Means that can be made in pieces: every process tallies its own rollouts, then the tallies are joined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mmreason.types import RolloutGroup
+
+
+class Tally:
+    """Sum and count per metric name. Processes need not have seen the same names."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, tuple[float, int]] = {}
+
+    def add(self, name: str, value: float, count: int = 1) -> None:
+        total, seen = self.totals.get(name, (0.0, 0))
+        self.totals[name] = (total + value, seen + count)
+
+    def means(self, others: Iterable[dict[str, tuple[float, int]]] = ()) -> dict[str, float]:
+        """Mean per name over this tally or, when given, over `others` (the totals of all processes)."""
+        joined = Tally()
+        for totals in list(others) or [self.totals]:
+            for name, (value, count) in totals.items():
+                joined.add(name, value, count)
+        return {name: value / count for name, (value, count) in sorted(joined.totals.items()) if count}
+
+
+def tally_groups(tally: Tally, groups: Sequence[RolloutGroup]) -> None:
+    """Rewards by part, source and modality; lengths; truncation; and how many groups carry a signal."""
+    for group in groups:
+        totals = [score.total for score in group.scores if score.total is not None]
+        tally.add("groups/all_one", float(bool(totals) and min(totals) == max(totals) > 0))
+        tally.add("groups/all_zero", float(bool(totals) and min(totals) == max(totals) <= 0))
+        for rollout, score in zip(group.rollouts, group.scores, strict=True):
+            tally.add("length/mean", rollout.tokens)
+            tally.add("truncated", float(rollout.finish_reason == "length"))
+            tally.add("reward/errors", float(score.error is not None))
+            if score.total is None:
+                continue
+            tally.add("reward/mean", score.total)
+            tally.add(f"reward/modality/{group.sample.modality}", score.total)
+            if group.sample.source:
+                tally.add(f"reward/source/{group.sample.source}", score.total)
+            for part, value in score.parts.items():
+                tally.add(f"reward/{part}", value)

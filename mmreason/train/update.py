@@ -1,0 +1,62 @@
+"""From trees to one optimizer step: token weights, packed rows, forward, loss, backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from mmreason.algorithms.aggregation import AGGREGATIONS, StepCounts
+from mmreason.collate import equalize, pack
+from mmreason.policy.policy import TokenScores
+from mmreason.train.run import Run
+from mmreason.types import Batch, LossOutput, Segment, Tree
+
+RowLoss = Callable[[TokenScores, Batch], LossOutput]
+
+
+def weigh(run: Run, trees: Sequence[Tree], aggregation: str) -> tuple[list[Tree], StepCounts]:
+    """Give every trained token its weight in the step's loss (column "weight"); counts are over all processes."""
+    lengths = [int(segment.loss_mask.sum()) for tree in trees for segment in tree.segments if segment.loss_mask.any()]
+    totals = run.engine.sum({"sequences": len(lengths), "tokens": sum(lengths)})
+    counts = StepCounts(
+        sequences=int(totals["sequences"]),
+        tokens=int(totals["tokens"]),
+        max_new_tokens=run.config.rollout.max_new_tokens,
+    )
+    weight_of = AGGREGATIONS[aggregation]
+
+    def weighed(segment: Segment) -> Segment:
+        length = int(segment.loss_mask.sum())
+        if length == 0:
+            return segment
+        return segment.with_columns(weight=segment.loss_mask.float() * weight_of(length, counts))
+
+    return [replace(tree, segments=tuple(weighed(segment) for segment in tree.segments)) for tree in trees], counts
+
+
+def rows_of(run: Run, trees: Sequence[Tree]) -> list[Batch]:
+    """Packed rows, as many on every process and with the same modalities in each."""
+    rows = pack(trees, run.config.train.row_tokens, run.policy.positions)
+    return equalize(rows, run.policy, run.engine.gather)
+
+
+def update(run: Run, rows: Sequence[Batch], loss: RowLoss, temperature: float) -> dict[str, float]:
+    """One optimizer step over these rows. Metrics are sums over rows and processes of weighted sums, i.e. means."""
+    totals: dict[str, float] = {}
+    run.policy.model.train()
+    for index, row in enumerate(rows):
+        last = index == len(rows) - 1
+        with run.engine.micro_batch(last=last):
+            scores = run.policy.token_scores(row, temperature=temperature, forward=run.engine.model, grad=True)
+            out = loss(scores, row)
+            run.engine.backward(out.loss, last=last)
+        weight = row.columns["weight"].to(scores.entropy.device)
+        entropy = float((scores.entropy.detach() * weight).sum())
+        for name, value in {**out.metrics, "loss": float(out.loss.detach()), "entropy": entropy}.items():
+            totals[name] = totals.get(name, 0.0) + value
+    totals = run.engine.sum(totals)
+    norm = run.engine.step()
+    skipped = float(not torch.isfinite(torch.tensor(norm)))
+    return {**totals, "grad_norm": norm, "skipped": skipped}
