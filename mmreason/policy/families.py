@@ -1,0 +1,203 @@
+"""The model families that mmreason knows: one frozen row each.
+
+To add a family: add a row to FAMILIES (its class, tokens, parts, how its config is read) and run tests/parity for it.
+A family qualifies for the packed tree row only if every layer is full causal attention: bidirectional image attention
+or linear attention under a causal tree mask gives wrong numbers without an error. docs/families.md has the steps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import transformers
+from transformers import PreTrainedConfig
+
+from mmreason.errors import ModelError
+from mmreason.policy.positions import MediaRules
+from mmreason.processors.base import MediaTraits
+
+Part = Literal["vision", "audio", "projector", "language"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What differs between model families. Example: `FAMILIES["qwen2_5_vl"]`."""
+
+    name: str
+    model_types: tuple[str, ...]
+    """`model_type` values of config.json that belong to it."""
+    model_class: str
+    """Class of transformers that is trained."""
+    config_class: str
+    """Config class of that model; opens a wrapper config as well."""
+    wrapper_class: str | None = None
+    """Config class of the layout that is saved, where that is not the model's own: weights get `wrapper_prefix`."""
+    wrapper_key: str = ""
+    """Key of the wrapper config under which the model's own config lies."""
+    wrapper_prefix: str = ""
+    wrapper_architecture: str = ""
+    """What engines call the wrapper."""
+    placeholders: Mapping[str, str]
+    """Kind -> placeholder token as the chat template writes it."""
+    wrappers: Mapping[str, tuple[str, str]]
+    """Kind -> (start, end) tokens around it."""
+    more_banned: tuple[str, ...] = ()
+    """Further tokens that may never be sampled, where the tokenizer has them."""
+    parts: tuple[tuple[str, Part], ...]
+    """(prefix of a parameter's name, part), first match wins."""
+    language_layers: str
+    """Regular expression for the prefix of the language model's layers, where LoRA adapters go."""
+    never_trained: tuple[str, ...] = ()
+    """Parameters that no forward uses: they would never get a gradient, which stops DDP."""
+    rules: Callable[[Any], MediaRules]
+    """Model config -> placeholder ids and position constants."""
+    traits: Callable[[Any], MediaTraits]
+    """Model config -> what processors need to know."""
+
+    def part_of(self, name: str) -> Part:
+        """Which part a parameter belongs to; adapters belong to the part they adapt."""
+        name = name.removeprefix("base_model.model.")
+        for prefix, part in self.parts:
+            if name.startswith(prefix):
+                return part
+        raise ModelError(f"parameter {name} belongs to no part of family {self.name}; its row of the table is outdated")
+
+    def load_config(self, path: str, revision: str | None = None) -> PreTrainedConfig:
+        """The config of the model that is trained, also from a wrapper checkpoint."""
+        config: PreTrainedConfig = getattr(transformers, self.config_class).from_pretrained(path, revision=revision)
+        return config
+
+
+def family_of(path: str, revision: str | None = None) -> Family:
+    """The family of a checkpoint (folder or hub name), by `model_type` in its config.json.
+
+    Raises ModelError for a checkpoint that cannot be read or whose type no row of the table names.
+    """
+    try:
+        found, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
+    except OSError as error:
+        raise ModelError(f"model.path: {path}: no checkpoint there ({str(error).splitlines()[0]})") from error
+    model_type = found.get("model_type")
+    for family in FAMILIES.values():
+        if model_type in family.model_types:
+            return family
+    known = ", ".join(f"{family.name} ({' or '.join(family.model_types)})" for family in FAMILIES.values())
+    raise ModelError(
+        f"model.path: {path}: model_type {model_type!r} is not in the family table; known: {known}; "
+        "docs/families.md says how to add a family"
+    )
+
+
+def _token_id(config: Any, name: str) -> int:
+    value = getattr(config, name, None)
+    if not isinstance(value, int):
+        raise ModelError(f"the checkpoint's config has no {name} (found {value!r}); it needs one to place media")
+    return value
+
+
+def _vision_wrapper(config: Any) -> tuple[int, int]:
+    return _token_id(config, "vision_start_token_id"), _token_id(config, "vision_end_token_id")
+
+
+def _vl_rules(config: Any) -> MediaRules:
+    wrapper = _vision_wrapper(config)
+    return MediaRules(
+        placeholder={kind: _token_id(config, f"{kind}_token_id") for kind in ("image", "video")},
+        wrapper={"image": wrapper, "video": wrapper},
+        merge_size=config.vision_config.spatial_merge_size,
+        positions_per_second=float(config.vision_config.tokens_per_second),
+    )
+
+
+def _omni_rules(config: Any) -> MediaRules:
+    vision = _vision_wrapper(config)
+    audio = (_token_id(config, "audio_start_token_id"), _token_id(config, "audio_end_token_id"))
+    return MediaRules(
+        placeholder={kind: _token_id(config, f"{kind}_token_id") for kind in ("image", "video", "audio")},
+        wrapper={"image": vision, "video": vision, "audio": audio},
+        merge_size=config.vision_config.spatial_merge_size,
+        positions_per_second=float(config.position_id_per_seconds),
+        seconds_per_chunk=float(config.seconds_per_chunk),
+    )
+
+
+def _vl_traits(config: Any) -> MediaTraits:
+    return _vision_traits(config, seconds_name="second_per_grid_ts", audio_rate=None)
+
+
+def _omni_traits(config: Any) -> MediaTraits:
+    return _vision_traits(config, seconds_name="video_second_per_grid", audio_rate=16000)
+
+
+def _vision_traits(config: Any, *, seconds_name: str, audio_rate: int | None) -> MediaTraits:
+    vision = config.vision_config
+    return MediaTraits(
+        frame="resized_pixels",
+        pixel_factor=vision.patch_size * vision.spatial_merge_size,
+        temporal_patch_size=vision.temporal_patch_size,
+        merge_size=vision.spatial_merge_size,
+        audio_rate=audio_rate,
+        seconds_name=seconds_name,
+    )
+
+
+FAMILIES: dict[str, Family] = {
+    "qwen2_5_vl": Family(
+        name="qwen2_5_vl",
+        model_types=("qwen2_5_vl",),
+        model_class="Qwen2_5_VLForConditionalGeneration",
+        config_class="Qwen2_5_VLConfig",
+        placeholders={"image": "<|image_pad|>", "video": "<|video_pad|>"},
+        wrappers={kind: ("<|vision_start|>", "<|vision_end|>") for kind in ("image", "video")},
+        more_banned=("<|vision_pad|>",),
+        parts=(
+            ("model.visual.merger.", "projector"),
+            ("model.visual.", "vision"),
+            ("model.language_model.", "language"),
+            ("lm_head.", "language"),
+        ),
+        language_layers=r"model\.language_model\.layers\.\d+\.",
+        rules=_vl_rules,
+        traits=_vl_traits,
+    ),
+    "qwen2_5_omni": Family(
+        name="qwen2_5_omni",
+        model_types=("qwen2_5_omni", "qwen2_5_omni_thinker"),
+        model_class="Qwen2_5OmniThinkerForConditionalGeneration",
+        config_class="Qwen2_5OmniThinkerConfig",
+        wrapper_class="Qwen2_5OmniConfig",
+        wrapper_key="thinker_config",
+        wrapper_prefix="thinker.",
+        wrapper_architecture="Qwen2_5OmniModel",
+        placeholders={"image": "<|IMAGE|>", "video": "<|VIDEO|>", "audio": "<|AUDIO|>"},
+        wrappers={
+            "image": ("<|vision_bos|>", "<|vision_eos|>"),
+            "video": ("<|vision_bos|>", "<|vision_eos|>"),
+            "audio": ("<|audio_bos|>", "<|audio_eos|>"),
+        },
+        more_banned=("<|vision_pad|>",),
+        parts=(
+            ("visual.merger.", "projector"),
+            ("audio_tower.proj.", "projector"),
+            ("visual.", "vision"),
+            ("audio_tower.", "audio"),
+            ("model.", "language"),
+            ("lm_head.", "language"),
+        ),
+        language_layers=r"model\.layers\.\d+\.",
+        never_trained=("audio_tower.audio_bos_eos_token.weight",),
+        rules=_omni_rules,
+        traits=_omni_traits,
+    ),
+}
+
+
+def adapter_pattern(family: Family, targets: tuple[str, ...]) -> str:
+    """Regular expression for the names of the linear layers of the language model that get LoRA adapters.
+
+    Towers have layers of the same names; a plain list of names would adapt those too.
+    """
+    return rf"{family.language_layers}.*({'|'.join(re.escape(name) for name in targets)})"

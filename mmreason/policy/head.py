@@ -1,0 +1,137 @@
+"""The LM head that scores tokens without ever holding [tokens, vocabulary] logits.
+
+`ScoringHead` takes the place of a model's `lm_head` and shares its weight (same name in the state dict, still tied
+where it was tied). By default it gives logits. Inside `with head.scoring(plan):` it gives log-prob and entropy of the
+planned tokens instead, computed chunk by chunk in float32 and recomputed in backward. Because that happens inside the
+wrapped model's own forward, the hooks of DDP, DeepSpeed ZeRO-3 and accelerate see an ordinary module, and models that
+always run their head (Qwen2.5-Omni's thinker) need no special case.
+
+    log-prob = log_softmax(logits / temperature, banned ids at -inf)[target]
+
+Shapes: T tokens of the row, N scored tokens, C tokens of a chunk, D hidden size, V vocabulary, K banned ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringPlan:
+    """Which tokens to score. Example: `ScoringPlan(source=tensor([8, 9]), targets=tensor([5, 7]))`"""
+
+    source: Tensor
+    """int64 [N]: row index whose hidden state predicts each token."""
+    targets: Tensor
+    """int64 [N]: the tokens."""
+    temperature: float = 1.0
+    banned: Tensor | None = None
+    """int64 [K]: ids that cannot be sampled."""
+    chunk: int = 1024
+    """Logits of this many tokens exist at a time."""
+
+
+class ScoringHead(nn.Linear):
+    """An LM head that can score. Made by `install`, so that its weight is the model's own."""
+
+    plan: ScoringPlan | None = None
+
+    @classmethod
+    def install(cls, model: nn.Module) -> ScoringHead:
+        """Replace `model.lm_head` by a ScoringHead with the same weight."""
+        old = model.lm_head
+        assert isinstance(old, nn.Linear), f"lm_head is a {type(old).__name__}"
+        assert old.bias is None, "an LM head with a bias is not known here"
+        with torch.device("meta"):  # no second copy of the largest matrix, not even for a moment
+            head = cls(old.in_features, old.out_features, bias=False)
+        head.weight = old.weight
+        model.lm_head = head
+        return head
+
+    @contextmanager
+    def scoring(self, plan: ScoringPlan) -> Iterator[None]:
+        """Inside, forward([1, T, D]) returns float32 [1, N, 2]: log-prob and entropy of each planned token."""
+        assert self.plan is None, "scoring inside scoring"
+        self.plan = plan
+        try:
+            yield
+        finally:
+            self.plan = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.plan is None:
+            return super().forward(input)
+        hidden_ND = input[0].index_select(0, self.plan.source)
+        scores: Tensor = _Score.apply(hidden_ND, self.weight, self.plan)  # type: ignore[no-untyped-call]
+        return scores[None]
+
+
+class _Score(torch.autograd.Function):
+    """(hidden [N, D], weight [V, D]) -> [N, 2] log-prob and entropy, in float32 whatever the inputs' type."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, plan: ScoringPlan) -> Tensor:
+        ctx.save_for_backward(hidden_ND, weight_VD)
+        ctx.plan = plan
+        scores = torch.empty(hidden_ND.shape[0], 2, dtype=torch.float32, device=hidden_ND.device)
+        weight = weight_VD.float()
+        for chunk in _chunks(plan):
+            logp_CV = _log_probs(hidden_ND[chunk], weight, plan)
+            scores[chunk, 0] = logp_CV.gather(1, plan.targets[chunk, None])[:, 0]
+            scores[chunk, 1] = -(logp_CV.exp() * _finite(logp_CV)).sum(1)
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_ND, weight_VD = ctx.saved_tensors
+        plan: ScoringPlan = ctx.plan
+        weight = weight_VD.float()
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight) if needs_weight else None
+        for chunk in _chunks(plan):
+            grad_CV = _logit_grad(_log_probs(hidden_ND[chunk], weight, plan), grads[0][chunk], plan.targets[chunk])
+            grad_CV /= plan.temperature
+            if grad_hidden is not None:
+                grad_hidden[chunk] = (grad_CV @ weight).to(hidden_ND.dtype)
+            if grad_weight is not None:
+                grad_weight.addmm_(grad_CV.T, hidden_ND[chunk].float())
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VD.dtype), None
+
+
+def _chunks(plan: ScoringPlan) -> Iterator[slice]:
+    for start in range(0, plan.targets.shape[0], plan.chunk):
+        yield slice(start, start + plan.chunk)
+
+
+def _log_probs(hidden_CD: Tensor, weight_VD: Tensor, plan: ScoringPlan) -> Tensor:
+    with torch.autocast(hidden_CD.device.type, enabled=False):
+        logits_CV = hidden_CD.float() @ weight_VD.T
+    if plan.temperature != 1.0:
+        logits_CV /= plan.temperature
+    if plan.banned is not None:
+        logits_CV[:, plan.banned] = float("-inf")
+    return torch.log_softmax(logits_CV, dim=-1)
+
+
+def _finite(logp_CV: Tensor) -> Tensor:
+    """Banned ids have probability 0 and log-prob -inf; their product is 0."""
+    return logp_CV.masked_fill(logp_CV == float("-inf"), 0.0)
+
+
+def _logit_grad(logp_CV: Tensor, grad_C2: Tensor, targets_C: Tensor) -> Tensor:
+    """d(grad . scores) / d(logits / temperature): log-prob gives 1[v = target] - p, entropy gives -p (log p + H)."""
+    p_CV = logp_CV.exp()
+    grad_CV = p_CV * -grad_C2[:, :1]
+    grad_CV.scatter_add_(1, targets_C[:, None], grad_C2[:, :1])
+    if grad_C2[:, 1].any():
+        p_logp_CV = p_CV * _finite(logp_CV)
+        entropy_C1 = -p_logp_CV.sum(1, keepdim=True)
+        grad_CV -= grad_C2[:, 1:] * (p_logp_CV + p_CV * entropy_C1)
+    return grad_CV

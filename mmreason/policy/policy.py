@@ -1,0 +1,284 @@
+"""The policy: a model of a known family with our attention and head, scored on packed rows.
+
+One forward trains everything: `Policy.token_scores(batch)` gives log-prob and entropy of every loss-bearing token of a
+packed row. Old, reference and policy passes are the same call on the same rows, so that rounding cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import AutoProcessor, GenerationConfig, PreTrainedModel
+
+from mmreason.collate import to_device
+from mmreason.config import ModelConfig
+from mmreason.errors import ModelError
+from mmreason.policy import attention
+from mmreason.policy.attention import Formulation, TreeLayout
+from mmreason.policy.checkpoint import write_checkpoint
+from mmreason.policy.families import Family, adapter_pattern, family_of
+from mmreason.policy.head import ScoringHead, ScoringPlan
+from mmreason.policy.positions import MediaRules, expand_ids, rope_positions
+from mmreason.types import Batch, MediaTensors, Segment
+
+Forward = Callable[..., Any]
+"""The model, or what DDP / DeepSpeed / accelerate made of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """float32 [T] each, 0 where a token was not scored."""
+
+    logprob: Tensor
+    """log_softmax(logits / temperature, banned ids at -inf) of the row's own tokens."""
+    entropy: Tensor
+    """Entropy of the distribution that each token was drawn from, in nats."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Policy:
+    """A model ready to be trained and sampled from. Made by `load_policy`.
+
+    Example: `scores = policy.token_scores(pack(trees, 8192, policy.positions)[0])`
+    """
+
+    family: Family
+    config: ModelConfig
+    model: nn.Module
+    """What is trained and wrapped for distribution: the transformers model, or a PeftModel around it."""
+    base: PreTrainedModel
+    """The transformers model itself."""
+    head: ScoringHead
+    processor: Any
+    tokenizer: Any
+    rules: MediaRules
+    banned: Tensor
+    """int64 [K]: ids that can never be sampled (media placeholders, media start and end)."""
+    end_ids: tuple[int, ...]
+    """Ids that end an answer."""
+    formulation: Formulation
+    reference: Policy | None = field(default=None)
+    """A frozen copy, for `reference_scores`; None where the adapters can be switched off instead, or none is wanted."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    def expand(self, engine_ids: Tensor, media: tuple[MediaTensors, ...]) -> Tensor:
+        """Ids with one placeholder per item -> ids that the model reads. See `positions.expand_ids`."""
+        return expand_ids(engine_ids, media, self.rules)
+
+    def positions(self, segment: Segment, start: int) -> tuple[Tensor, int]:
+        """Positions int64 [3, T] of a segment that begins at `start`, and the next free position."""
+        return rope_positions(segment.ids, segment.media, start, self.rules)
+
+    def token_scores(
+        self,
+        batch: Batch,
+        *,
+        temperature: float = 1.0,
+        forward: Forward | None = None,
+        grad: bool = True,
+        scored: Tensor | None = None,
+    ) -> TokenScores:
+        """Log-prob and entropy per token of a row: of its loss-bearing tokens, or of those that `scored` [T] marks.
+
+        `forward` is the wrapped model where there is one (DDP, DeepSpeed). Also a row without any scored token takes
+        part in every collective of forward and backward: its scores are zeros that still depend on the model.
+        """
+        batch = to_device(batch, self.device)
+        wanted = (batch.loss_mask if scored is None else scored.to(self.device)) & (batch.source >= 0)
+        places = wanted.nonzero()[:, 0]
+        plan = ScoringPlan(
+            source=batch.source[places],
+            targets=batch.ids[places],
+            temperature=temperature,
+            banned=self.banned.to(self.device),
+            chunk=self.config.head_chunk,
+        )
+        if self.model.training != grad:
+            self.model.train(grad)
+        with torch.set_grad_enabled(grad), self.head.scoring(plan):
+            scores = (forward or self.model)(**self._inputs(batch)).logits[0]
+        blank = torch.zeros(batch.ids.shape[0], device=self.device)
+        return TokenScores(
+            logprob=blank.index_put((places,), scores[:, 0]), entropy=blank.index_put((places,), scores[:, 1])
+        )
+
+    def reference_scores(
+        self, batch: Batch, *, temperature: float = 1.0, forward: Forward | None = None
+    ) -> TokenScores:
+        """Scores under the model before training: adapters off, or the frozen copy that `load_policy` was asked for."""
+        if isinstance(self.model, PeftModel):
+            with self.model.disable_adapter():
+                return self.token_scores(batch, temperature=temperature, forward=forward, grad=False)
+        if self.reference is None:
+            raise ModelError("reference log-probs were asked for, but this policy was loaded without a reference")
+        return self.reference.token_scores(batch, temperature=temperature, grad=False)
+
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        """Keyword arguments of the forward. The mask dictionary stops transformers from making a mask of its own."""
+        layout = TreeLayout(batch.spans, self.formulation)
+        return {
+            "input_ids": batch.ids[None],
+            "position_ids": batch.positions[:, None],
+            "attention_mask": {"full_attention": None},
+            "use_cache": False,
+            "tree_layout": layout,
+            **batch.media,
+        }
+
+    def parameter_groups(
+        self, learning_rate: float, learning_rates: dict[str, float], weight_decay: float
+    ) -> list[dict[str, Any]]:
+        """Optimizer groups by part, each with its learning rate; biases and norms are not decayed."""
+        groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.trained():
+            decays = not (name.endswith("bias") or "norm" in name)
+            groups.setdefault((self.family.part_of(name), decays), []).append(parameter)
+        return [
+            {
+                "name": part if decays else f"{part}, no decay",
+                "params": parameters,
+                "lr": learning_rates.get(part, learning_rate),
+                "weight_decay": weight_decay if decays else 0.0,
+            }
+            for (part, decays), parameters in sorted(groups.items())
+        ]
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters that get gradients."""
+        return ((name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad)
+
+    def save_pretrained(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write an ordinary transformers checkpoint: weights (adapters merged), configs, processor.
+
+        `state_dict` is the model's own, gathered, where parameters are partitioned (ZeRO-3). Raises CheckpointError.
+        """
+        state = dict(self.model.state_dict()) if state_dict is None else dict(state_dict)
+        lora = self.config.lora
+        scale = lora.alpha / lora.rank if lora is not None else 0.0
+        write_checkpoint(Path(folder), self.family, self.base, state, scale)
+        self.processor.save_pretrained(folder)
+
+
+def load_policy(
+    config: ModelConfig, device: torch.device | str = "cpu", *, reference: bool = False, trained: bool = True
+) -> Policy:
+    """Load a checkpoint of a known family with tree attention, scoring head, frozen parts and adapters.
+
+    `reference`: also be able to give reference log-probs (a frozen copy, unless adapters can be switched off).
+    `trained=False` freezes everything (inference, evaluation, the frozen copy itself).
+    Raises ModelError: unknown family, weights missing, sliding-window layers, no safetensors.
+    """
+    family = family_of(config.path, config.revision)
+    base = _load_model(config, family)
+    base.to(device)  # type: ignore[arg-type]  # the decorator around `to` loses its signature
+    head = ScoringHead.install(base)
+    _freeze(base, family, config.freeze if trained else ("vision", "audio", "projector", "language"))
+    model: nn.Module = base
+    if config.lora is not None and trained:
+        model = _with_adapters(base, family, config)
+    if config.gradient_checkpointing and trained:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    processor = AutoProcessor.from_pretrained(
+        config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    rules = family.rules(base.config)
+    policy = Policy(
+        family=family,
+        config=config,
+        model=model,
+        base=base,
+        head=head,
+        processor=processor,
+        tokenizer=processor.tokenizer,
+        rules=rules,
+        banned=_banned_ids(family, rules, processor.tokenizer),
+        end_ids=_end_ids(base.generation_config, processor.tokenizer),
+        formulation=_formulation(config, base.device),
+    )
+    if reference and config.lora is None:
+        policy.reference = load_policy(config, device, trained=False)
+    return policy
+
+
+def _load_model(config: ModelConfig, family: Family) -> PreTrainedModel:
+    model_class = getattr(transformers, family.model_class)
+    model_config = family.load_config(config.path, config.revision)
+    try:
+        model, loading = model_class.from_pretrained(
+            config.path,
+            config=model_config,
+            revision=config.revision,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except OSError as error:
+        raise ModelError(f"model.path: {config.path}: {str(error).splitlines()[0]}") from error
+    wrong = [*loading["missing_keys"], *loading["mismatched_keys"]]
+    if wrong:
+        raise ModelError(
+            f"model.path: {config.path}: {len(wrong)} weights of {family.model_class} are missing or of another shape, "
+            f"first {wrong[0]}; this is a checkpoint of another model, or a torn one"
+        )
+    loaded: PreTrainedModel = model
+    prepare_attention(loaded, family)
+    return loaded
+
+
+def prepare_attention(model: PreTrainedModel, family: Family) -> None:
+    """Set tree attention on the text config, SDPA on the towers. Raises ModelError where a row would be wrong."""
+    layers = set(model.config.text_config.layer_types)
+    if layers != {"full_attention"}:
+        raise ModelError(
+            f"{family.model_class} with {', '.join(sorted(layers))} layers: packed rows need full causal attention in "
+            "every layer; set use_sliding_window to false in the checkpoint's config"
+        )
+    towers = {key: "sdpa" for key in model.config.sub_configs if key != "text_config"}
+    model.set_attn_implementation({"": "sdpa", **towers, "text_config": attention.NAME})
+
+
+def _freeze(model: nn.Module, family: Family, frozen: tuple[str, ...]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(family.part_of(name) not in frozen and name not in family.never_trained)
+
+
+def _with_adapters(base: PreTrainedModel, family: Family, config: ModelConfig) -> PeftModel:
+    assert config.lora is not None
+    lora = PeftLoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,  # type: ignore[arg-type]  # any number; annotated too narrowly
+        lora_dropout=config.lora.dropout,
+        target_modules=adapter_pattern(family, config.lora.targets),
+    )
+    return PeftModel(base, lora)
+
+
+def _formulation(config: ModelConfig, device: torch.device) -> Formulation:
+    if config.attention != "auto":
+        return config.attention
+    return "merge" if device.type == "cpu" else "flex"
+
+
+def _banned_ids(family: Family, rules: MediaRules, tokenizer: Any) -> Tensor:
+    vocabulary = tokenizer.get_vocab()
+    around = (token for pair in family.wrappers.values() for token in pair)
+    named = [*family.more_banned, *family.placeholders.values(), *around]
+    return torch.tensor(sorted({*rules.special_ids, *(vocabulary[token] for token in named if token in vocabulary)}))
+
+
+def _end_ids(generation: GenerationConfig | None, tokenizer: Any) -> tuple[int, ...]:
+    configured = generation.eos_token_id if generation is not None else None
+    ends = configured if isinstance(configured, list) else [configured]
+    return tuple(sorted({end for end in [*ends, tokenizer.eos_token_id] if end is not None}))

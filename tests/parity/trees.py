@@ -1,0 +1,130 @@
+"""Random prompts, media and trees for parity tests, and the oracle: one padded sequence per answer, plain transformers.
+
+Media are random tensors of the right shapes: what a processor would hand over, without decoding anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mmreason.collate import merge_media
+from mmreason.policy.policy import Policy
+from mmreason.types import MediaTensors, Segment, Tree
+
+PATCH = 3 * 2 * 14 * 14
+
+
+class Maker:
+    """Makes segments for one policy's family; the same seed makes the same segments."""
+
+    def __init__(self, policy: Policy, seed: int = 0) -> None:
+        self.rules, self.traits = policy.rules, policy.family.traits(policy.base.config)
+        self.random = torch.Generator().manual_seed(seed)
+
+    def text(self, length: int) -> Tensor:
+        return torch.randint(3, 250, (length,), generator=self.random)
+
+    def image(self, height: int, width: int) -> MediaTensors:
+        pixels = torch.randn(height * width, PATCH, generator=self.random)
+        kwargs = {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, height, width]])}
+        return MediaTensors(kind="image", kwargs=kwargs, tokens=height * width // 4, grid=(1, height, width))
+
+    def video(self, steps: int, height: int, width: int, seconds: float) -> MediaTensors:
+        assert self.traits.seconds_name is not None
+        kwargs = {
+            "pixel_values_videos": torch.randn(steps * height * width, PATCH, generator=self.random),
+            "video_grid_thw": torch.tensor([[steps, height, width]]),
+            self.traits.seconds_name: torch.tensor([seconds]),
+        }
+        tokens = steps * height * width // 4
+        grid = (steps, height, width)
+        return MediaTensors(kind="video", kwargs=kwargs, tokens=tokens, grid=grid, seconds_per_grid=seconds)
+
+    def audio(self, frames: int, joined: bool = False) -> MediaTensors:
+        kwargs = {
+            "input_features": torch.randn(1, 128, frames, generator=self.random),
+            "feature_attention_mask": torch.ones(1, frames, dtype=torch.int32),
+        }
+        tokens = ((frames - 1) // 2 + 1 - 2) // 2 + 1
+        return MediaTensors(kind="audio", kwargs=kwargs, tokens=tokens, joined=joined)
+
+    def segment(self, policy: Policy, items: Iterable[MediaTensors], parent: int = -1, kind: str = "prompt") -> Segment:
+        """Text, then each item in its start and end tokens with text after it."""
+        media = tuple(items)
+        parts = [self.text(5)]
+        for item in media:
+            if item.joined:
+                continue
+            start, end = self.rules.wrapper[item.kind]
+            parts += [torch.tensor([start, self.rules.placeholder[item.kind], end]), self.text(4)]
+        ids = policy.expand(torch.cat(parts), media)
+        return Segment(
+            kind=kind,  # type: ignore[arg-type]
+            parent=parent,
+            ids=ids,
+            loss_mask=torch.zeros(len(ids), dtype=torch.bool),
+            media=media,
+        )
+
+    def answer(self, length: int, parent: int = 0) -> Segment:
+        ids = self.text(length)
+        return Segment(kind="policy", parent=parent, ids=ids, loss_mask=torch.ones(length, dtype=torch.bool))
+
+    def tree(self, policy: Policy, name: str, items: Iterable[MediaTensors], answers: Sequence[int]) -> Tree:
+        prompt = self.segment(policy, items)
+        return Tree(id=name, segments=(prompt, *(self.answer(length) for length in answers)))
+
+
+def paths(trees: Sequence[Tree]) -> list[list[Segment]]:
+    """Every path from a root to a leaf."""
+    found = []
+    for tree in trees:
+        parents = {segment.parent for segment in tree.segments}
+        for leaf in (index for index in range(len(tree.segments)) if index not in parents):
+            path: list[Segment] = []
+            index = leaf
+            while index >= 0:
+                path.insert(0, tree.segments[index])
+                index = tree.segments[index].parent
+            found.append(path)
+    return found
+
+
+def padded_scores(model: PreTrainedModel, policy: Policy, trees: Sequence[Tree], temperature: float = 1.0) -> Tensor:
+    """Log-probs of all loss-bearing tokens, path by path, from one padded batch through unmodified transformers."""
+    rows = paths(trees)
+    ids = [torch.cat([segment.ids for segment in row]) for row in rows]
+    masks = [torch.cat([segment.loss_mask for segment in row]) for row in rows]
+    positions = [_path_positions(policy, row) for row in rows]
+    longest = max(map(len, ids))
+    ids_BT = torch.stack([torch.nn.functional.pad(row, (0, longest - len(row))) for row in ids])
+    mask_BT = torch.stack([(torch.arange(longest) < len(row)).long() for row in ids])
+    positions_3BT = torch.stack([torch.nn.functional.pad(p, (0, longest - p.shape[1])) for p in positions], dim=1)
+    media = merge_media([item for row in rows for segment in row for item in segment.media])
+    logits = model(
+        input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_3BT, use_cache=False, **media
+    ).logits
+    logits = logits / temperature
+    logits[..., policy.banned] = float("-inf")
+    logprobs_BT = torch.log_softmax(logits[:, :-1], -1).gather(-1, ids_BT[:, 1:, None])[..., 0]
+    return torch.cat([logprobs_BT[i, : len(row) - 1][masks[i][1:]] for i, row in enumerate(ids)])
+
+
+def _path_positions(policy: Policy, path: Sequence[Segment]) -> Tensor:
+    parts, start = [], 0
+    for segment in path:
+        positions, start = policy.positions(segment, start)
+        parts.append(positions)
+    return torch.cat(parts, dim=1)
+
+
+def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Gradients by name; a parameter that took no part counts as zero."""
+    return {
+        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+    }
