@@ -43,11 +43,11 @@ class Engine:
         self.optimizer: Any = None
         self._names: list[list[str]] = []
 
-    def prepare(self, model: nn.Module, groups: list[dict[str, Any]], weight_decay: float) -> None:
-        """Wrap the model and make its optimizer. Each group: `params`, `lr`, and the `names` of its parameters."""
-        self._names = [list(group["names"]) for group in groups]
-        plain = [{key: value for key, value in group.items() if key != "names"} for group in groups]
-        optimizer = torch.optim.AdamW(plain, weight_decay=weight_decay, betas=(0.9, 0.95))
+    def prepare(self, model: nn.Module, groups: list[dict[str, Any]]) -> None:
+        """Wrap the model and make its AdamW; `groups` as torch's optimizers take them, with `lr` and `weight_decay`."""
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        self._names = [[names[parameter] for parameter in group["params"]] for group in groups]
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)

@@ -87,7 +87,8 @@ def with_logprobs(run: Run, row: Batch) -> Batch:
             row, temperature=temperature, forward=run.engine.model, grad=False
         ).logprob
     if run.config.grpo.kl_coef:
-        columns["logprob.ref"] = run.reference_logprobs(row)
+        scores = run.policy.reference_scores(row, temperature=temperature, forward=run.engine.model)
+        columns["logprob.ref"] = scores.logprob
     return replace(row, columns=columns)
 
 

@@ -6,6 +6,7 @@ state BEFORE a step. So a run that was killed anywhere continues from its last c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -36,7 +37,7 @@ from mmreason.train import checkpoint
 from mmreason.train.engine import Engine
 from mmreason.train.feed import Feed
 from mmreason.train.metrics import MetricsLog, Progress, Stopwatch
-from mmreason.types import Batch, RolloutGroup, Sample
+from mmreason.types import RolloutGroup, Sample
 
 
 class StopRequested(Exception):
@@ -52,9 +53,9 @@ class Run:
         resumed = self._find_checkpoint()
         self.step = 0 if resumed is None else int(checkpoint.read_state(resumed)["step"])
         self.policy = self._load_policy(resumed)
-        self.reference = self._load_reference()
-        root = config.data.media_root
-        self.pipeline = MediaPipeline(config.media, self.policy.traits, self.policy.processor, root)
+        self.shapes = fingerprint(self.policy)
+        traits = self.policy.family.traits(self.policy.base.config)
+        self.pipeline = MediaPipeline(config.media, traits, self.policy.processor, config.data.media_root)
         self.encoder = Encoder(
             self.policy.processor, self.policy.tokenizer, self.policy.family, self.pipeline, config.data
         )
@@ -75,11 +76,9 @@ class Run:
         self._unsaved = False
         if self.engine.is_main:
             (self.run_dir / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        self.engine.prepare(
-            self.policy.model,
-            self.policy.parameter_groups(config.train.learning_rate, dict(config.train.learning_rates)),
-            config.train.weight_decay,
-        )
+        rates = {str(part): rate for part, rate in config.train.learning_rates.items()}
+        groups = self.policy.parameter_groups(config.train.learning_rate, rates, config.train.weight_decay)
+        self.engine.prepare(self.policy.model, groups)
         if resumed is not None:
             self._restore(resumed)
         self._mark()
@@ -122,15 +121,6 @@ class Run:
         self.log.write(self.step, "eval", joined.metrics())
         if self.engine.is_main:
             self.progress.bar.write(f"step {self.step}: {joined.summary()}")
-
-    def reference_logprobs(self, row: Batch) -> Tensor:
-        """[T] log-probs of the model that training started from."""
-        temperature = self.config.rollout.temperature
-        if self.reference is not None:
-            return self.reference.token_scores(row, temperature=temperature, grad=False).logprob
-        with self.policy.adapters_off():
-            scores = self.policy.token_scores(row, temperature=temperature, forward=self.engine.model, grad=False)
-        return scores.logprob
 
     def share(self, total: int) -> int:
         """This process's part of `total` prompts."""
@@ -202,7 +192,7 @@ class Run:
         state = self.engine.state_dict()
         if self.engine.is_main:
             if self.config.model.lora:
-                save_file(self.policy.adapter_tensors(state), folder / "adapters.safetensors")
+                save_file(self._trained_tensors(state), folder / "adapters.safetensors")
             else:
                 self.policy.save_pretrained(folder / "model", state_dict=state)
             checkpoint.write_json(folder / "state.json", self._identity())
@@ -217,7 +207,7 @@ class Run:
             "method": self.config.train.method,
             "model": self.config.model.path,
             "family": self.policy.family.name,
-            "shapes": self.policy.fingerprint(),
+            "shapes": self.shapes,
         }
 
     def _find_checkpoint(self) -> Path | None:
@@ -235,18 +225,17 @@ class Run:
             model = model.model_copy(update={"path": str(weights)})
         policy = load_policy(model, self.engine.device)
         if model.lora and resumed is not None:
-            policy.load_adapters(load_file(resumed / "adapters.safetensors"))
+            _load_trained(policy, load_file(resumed / "adapters.safetensors"))
+        if self.config.grpo.kl_coef and self.config.train.method == "grpo" and not model.lora:
+            # The reference is where training STARTED, also when the policy continues from a checkpoint.
+            policy.reference = load_policy(self.config.model, self.engine.device, trained=False)
         if model.self_check and resumed is None:
             self_check(policy)
         return policy
 
-    def _load_reference(self) -> Policy | None:
-        """A frozen copy of the starting point, when a KL term needs one and no adapters can be switched off."""
-        if not self.config.grpo.kl_coef or self.config.model.lora or self.config.train.method != "grpo":
-            return None
-        reference = load_policy(self.config.model, self.engine.device)
-        reference.model.requires_grad_(False)
-        return reference
+    def _trained_tensors(self, gathered: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        whole = self.policy.model.state_dict() if gathered is None else gathered
+        return {name: whole[name].detach().cpu().contiguous() for name, _ in self.policy.trained()}
 
     def _restore(self, folder: Path) -> None:
         stored, mine = checkpoint.read_state(folder), self._identity()
@@ -262,6 +251,23 @@ class Run:
         torch.set_rng_state(torch.tensor(rank_state["torch"], dtype=torch.uint8))
         if self.engine.is_main:
             self.progress.bar.write(f"mmreason: resumed from {folder} (step {self.step})")
+
+
+def fingerprint(policy: Policy) -> str:
+    """Hash of the names and shapes of all parameters: tells checkpoints of different models apart."""
+    shapes = sorted((name, tuple(parameter.shape)) for name, parameter in policy.model.named_parameters())
+    return hashlib.sha256(repr(shapes).encode()).hexdigest()
+
+
+def _load_trained(policy: Policy, stored: dict[str, Tensor]) -> None:
+    """Copy tensors into the trained parameters of the same names. Raises CheckpointError when the names differ."""
+    trained = dict(policy.trained())
+    if stored.keys() != trained.keys():
+        odd = sorted(stored.keys() ^ trained.keys())[0]
+        raise CheckpointError(f"adapters.safetensors: {odd} is not on both sides; model.lora changed, use a new run_dir")
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(stored[name])
 
 
 def learning_rate_factor(config: RunConfig, step: int) -> float:

@@ -37,9 +37,16 @@ def weigh(run: Run, trees: Sequence[Tree], aggregation: str) -> tuple[list[Tree]
 
 
 def rows_of(run: Run, trees: Sequence[Tree]) -> list[Batch]:
-    """Packed rows, as many on every process and with the same modalities in each."""
+    """Packed rows, as many on every process and with the same modalities in each; every row has every column."""
     rows = pack(trees, run.config.train.row_tokens, run.policy.positions)
-    return equalize(rows, run.policy, run.engine.gather)
+    return [_complete(row) for row in equalize(rows, run.policy, run.engine.gather)]
+
+
+def _complete(row: Batch) -> Batch:
+    """Zeros for missing columns (dummy trees have none); no weight where a split tree repeats a token without loss."""
+    blank = {name: torch.zeros(row.ids.shape[0]) for name in ("advantage", "logprob.sampling", "weight")}
+    columns = {**blank, **row.columns}
+    return replace(row, columns={**columns, "weight": columns["weight"] * row.loss_mask})
 
 
 def update(run: Run, rows: Sequence[Batch], loss: RowLoss, temperature: float) -> dict[str, float]:

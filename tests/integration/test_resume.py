@@ -1,0 +1,147 @@
+"""A run that was killed anywhere and started again ends with the very same weights as one that never was."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmreason.demo.media import DemoFiles
+from tests.integration.runs import config, finish, metrics, start, weights
+
+KILLER = '''
+import os, signal
+from pathlib import Path
+
+def kill_trainer_once(sample, text):
+    """A reward that kills the training process on its 30th call, the first time round."""
+    count, done = Path("calls"), Path("killed")
+    calls = int(count.read_text()) + 1 if count.exists() else 1
+    count.write_text(str(calls))
+    if calls == 30 and not done.exists():
+        done.touch()
+        os.kill(os.getppid(), signal.SIGKILL)
+    return 0.0
+'''
+
+
+def _grpo(folder: Path, model: Path, data: DemoFiles, reward: str) -> dict[str, object]:
+    values = config(folder / "run", model, data, "grpo", scoring={"workers": 1})
+    values["rewards"].append({"name": f"{reward}:kill_trainer_once", "weight": 0.0})
+    return values
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_omni: Path, demo_data: DemoFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "killer.py").write_text("def kill_trainer_once(sample, text):\n    return 0.0\n")
+    finish(start(_grpo(folder, tiny_omni, demo_data, "killer.py"), folder))
+    return folder / "run"
+
+
+def _equal(first: Path, second: Path) -> None:
+    ours, theirs = weights(first), weights(second)
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not different, f"{len(different)} of {len(ours)} tensors differ, first {different[0]}"
+    names = ("loss", "reward/mean", "length/mean", "grad_norm")
+    for mine, other in zip(metrics(first), metrics(second), strict=True):
+        assert [mine[name] for name in names] == [other[name] for name in names]
+
+
+def test_the_undisturbed_run_learns_something(undisturbed: Path, tiny_omni: Path) -> None:
+    before = weights_of(tiny_omni)
+    after = weights(undisturbed)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def weights_of(model: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return {name: tensor for file in model.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+def test_killed_while_rewards_are_computed(
+    undisturbed: Path, tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path
+) -> None:
+    (tmp_path / "killer.py").write_text(KILLER)
+    values = _grpo(tmp_path, tiny_omni, demo_data, "killer.py")
+    finish(start(values, tmp_path), expect=-signal.SIGKILL)
+    assert len(metrics(tmp_path / "run")) == 1, "the 30th answer is in the second step"
+    finish(start(values, tmp_path))
+    _equal(undisturbed, tmp_path / "run")
+
+
+def _kill_when(values: dict[str, object], folder: Path, moment: Callable[[], bool]) -> None:
+    process = start(values, folder)
+    deadline = time.monotonic() + 120
+    while not moment():
+        assert process.poll() is None, f"ended before it could be killed: {process.communicate()[0]}"
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+    process.kill()
+    finish(process, expect=-signal.SIGKILL)
+
+
+def test_killed_while_a_checkpoint_is_written(
+    undisturbed: Path, tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path
+) -> None:
+    shutil.copy(undisturbed.parent / "killer.py", tmp_path)
+    values = _grpo(tmp_path, tiny_omni, demo_data, "killer.py")
+    partial = tmp_path / "run/checkpoints/step-00000002.partial"
+    _kill_when(values, tmp_path, partial.exists)
+    assert not (tmp_path / "run/checkpoints/step-00000002").exists()
+    finish(start(values, tmp_path))
+    _equal(undisturbed, tmp_path / "run")
+
+
+def test_killed_between_steps_and_the_newest_checkpoint_torn(
+    undisturbed: Path, tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path
+) -> None:
+    shutil.copy(undisturbed.parent / "killer.py", tmp_path)
+    values = _grpo(tmp_path, tiny_omni, demo_data, "killer.py")
+    third = tmp_path / "run/checkpoints/step-00000003"
+    _kill_when(values, tmp_path, third.exists)
+    with (third / "optimizer.safetensors").open("r+b") as file:
+        file.truncate(1000)
+    output = finish(start(values, tmp_path))
+    assert "using the checkpoint before it" in output
+    assert "resumed from" in output
+    assert "step-00000002" in output
+    _equal(undisturbed, tmp_path / "run")
+
+
+def test_sigterm_saves_and_exits_with_0(
+    undisturbed: Path, tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path
+) -> None:
+    shutil.copy(undisturbed.parent / "killer.py", tmp_path)
+    values = _grpo(tmp_path, tiny_omni, demo_data, "killer.py")
+    values["train"] = {**values["train"], "save_every": 100}  # type: ignore[dict-item]
+    process = start(values, tmp_path)
+    log = tmp_path / "run/metrics.jsonl"
+    while not (log.exists() and '"kind": "train"' in log.read_text()):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    output = finish(process, expect=0)
+    assert "SIGTERM received; saving, then stopping" in output
+    assert list((tmp_path / "run/checkpoints").glob("step-*/manifest.json"))
+    assert not (tmp_path / "run/model").exists()
+    finish(start(values, tmp_path))
+    _equal(undisturbed, tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_model_is_refused(
+    undisturbed: Path, tiny_vl: Path, demo_data: DemoFiles, tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.copy(undisturbed.parent / "killer.py", tmp_path)
+    output = finish(start(_grpo(tmp_path, tiny_vl, demo_data, "killer.py"), tmp_path), expect=2)
+    assert "was written with model" in output
+    assert "use the same setting, or a new run_dir" in output
