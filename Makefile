@@ -36,11 +36,12 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) lacks the venv module; install it first (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# uv installs in a fraction of pip's time; without it pip does the same job, and says so.
+# uv installs in a fraction of pip's time; without it pip does the same job, and says so. Both compile to bytecode, without
+# which every later start of Python would be seconds slower where writing bytecode is switched off.
 $(STAMP): $(BIN)/python pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv || echo "uv cannot be installed; going on with pip, which is slower" >&2
-	@if test -x $(BIN)/uv; then install="$(BIN)/uv pip install --quiet --python $(BIN)/python"; else install="$(BIN)/python -m pip install --quiet"; fi; \
+	@if test -x $(BIN)/uv; then install="$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python"; else install="$(BIN)/python -m pip install --quiet"; fi; \
 	echo "$$install -e .[train,dev] -c constraints.txt"; \
 	$$install -e '.[train,dev]' -c constraints.txt
 	@touch $(STAMP)

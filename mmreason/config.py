@@ -7,20 +7,25 @@ takes a fraction of a second on any machine.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmreason.errors import ConfigError
+from mmreason.yaml_file import apply_override, read_yaml
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values cannot change, numbers are not read from text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class LoraConfig(Section):
@@ -268,33 +273,38 @@ def _impossible(config: RunConfig) -> Iterator[str]:
             f"grpo.updates_per_batch: {config.grpo.updates_per_batch} does not divide "
             f"train.prompts_per_step ({config.train.prompts_per_step})"
         )
+    for part in sorted(set(config.train.learning_rates) & set(config.model.freeze)):
+        yield f"train.learning_rates.{part}: {part} is not trained; take it out of model.freeze, or drop this key"
     if not config.model.lora and set(config.model.freeze) >= {"vision", "audio", "projector", "language"}:
         yield "model.freeze: every part is frozen and model.lora is unset, so nothing would be trained"
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML file, apply `a.b=value` overrides, validate. All mistakes are in one ConfigError, a line each."""
-    file = Path(path)
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give the path of a YAML file") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file}: holds {type(values).__name__}, expected keys such as run_dir: and model:")
+    """Read a YAML file, apply `a.b=value` overrides, validate. All mistakes are in one ConfigError, a line each.
+
+    Items of lists are reached by number: `rewards.0.weight=2`. Values are YAML: `model.freeze=[vision]`.
+    """
+    values = read_yaml(Path(path))
+    wrong: list[str] = []
     for override in overrides:
-        _apply(values, override)
-    return build_config(values, str(file))
+        try:
+            apply_override(values, override)
+        except ConfigError as error:
+            wrong.append(str(error))
+    return build_config(values, str(path), wrong)
 
 
-def build_config(values: dict[str, Any], origin: str = "config") -> RunConfig:
-    """Validate a dictionary. Raises ConfigError that names every mistake."""
+def build_config(values: dict[str, Any], origin: str = "config", wrong: Sequence[str] = ()) -> RunConfig:
+    """Validate a dictionary. Raises ConfigError with one line per mistake, after those already found (`wrong`)."""
+    lines = list(wrong)
     try:
-        return RunConfig.model_validate(_tuples(values))
+        config = RunConfig.model_validate(_tuples(values))
     except ValidationError as error:
-        lines = [line for item in error.errors() for line in _explain(dict(item))]
-        raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from error
+        lines += [f"{origin}: {line}" for item in error.errors(include_url=False) for line in _explain(item)]
+        raise ConfigError("\n".join(lines)) from error
+    if lines:
+        raise ConfigError("\n".join(lines))
+    return config
 
 
 def leaf_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
@@ -320,53 +330,51 @@ def _section_of(annotation: Any) -> tuple[type[Section] | None, bool]:
     return None, False
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"override {override!r}: expected dotted.key=value, for example train.steps=100")
-    *parents, last = key.split(".")
-    for parent in parents:
-        inner = values.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"override {override!r}: {parent} holds a value, not a section")
-        values = inner
-    values[last] = yaml.safe_load(text)
-
-
 def _tuples(value: Any) -> Any:
-    """YAML has lists where frozen sections have tuples; ints where floats are meant are converted by pydantic."""
+    """YAML has lists where frozen sections have tuples. A reward's `options` are its own and stay as written."""
     if isinstance(value, list):
         return tuple(_tuples(item) for item in value)
     if isinstance(value, dict):
-        return {key: _plain(item) if key == "options" else _tuples(item) for key, item in value.items()}
+        return {key: item if key == "options" else _tuples(item) for key, item in value.items()}
     return value
 
 
-def _plain(value: Any) -> Any:
-    return value
-
-
-def _explain(item: dict[str, Any]) -> Iterable[str]:
+def _explain(item: ErrorDetails) -> list[str]:
     """One pydantic error as lines: key, what was given, what was expected, the nearest known key."""
-    where = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        known = [key.replace("[]", "").split(".")[-1] for key in leaf_keys()] + list(RunConfig.model_fields)
-        siblings = [key for key in _siblings(item["loc"]) if key] or known
-        close = difflib.get_close_matches(str(item["loc"][-1]), siblings, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(siblings)}"
-        return [f"{where}: unknown key; {hint}"]
-    if item["type"] == "value_error" and not item["loc"]:
+    loc = tuple(part for part in item["loc"] if part != "[key]")
+    where, kind = ".".join(str(part) for part in loc), item["type"]
+    if kind == "extra_forbidden":
+        return [f"{where}: unknown key; {_nearest_key(loc)}"]
+    if kind == "value_error" and not loc:
         return str(item["ctx"]["error"]).split("\n")
-    if item["type"] == "missing":
+    if kind == "missing":
         return [f"{where}: required, but not given"]
-    return [f"{where}: got {item['input']!r}; {item['msg'][0].lower()}{item['msg'][1:]}"]
+    if kind == "model_type":
+        return [f"{where}: got {_short(item['input'])}; expected a section with keys {', '.join(_known(loc))}"]
+    return [f"{where}: got {_short(item['input'])}; {item['msg'][0].lower()}{item['msg'][1:]}"]
 
 
-def _siblings(loc: tuple[str | int, ...]) -> list[str]:
-    section: type[Section] | None = RunConfig
-    for part in loc[:-1]:
-        if isinstance(part, int) or section is None:
-            continue
-        info = section.model_fields.get(part)
-        section = _section_of(info.annotation)[0] if info else None
-    return list(section.model_fields) if section else []
+def _nearest_key(loc: tuple[str | int, ...]) -> str:
+    """The closest key of the same section, else the same key of another section, else all keys of the section."""
+    name, known = str(loc[-1]), _known(loc[:-1])
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    elsewhere = [key for key in leaf_keys() if key.split(".")[-1] == name]
+    if close or elsewhere:
+        return f"did you mean {(close or elsewhere)[0]!r}?"
+    return f"known here: {', '.join(known)}"
+
+
+def _known(loc: tuple[str | int, ...]) -> list[str]:
+    """The keys of the section at `loc`."""
+    section: type[Section] = RunConfig
+    for part in loc:
+        if isinstance(part, str):
+            inner, _ = _section_of(section.model_fields[part].annotation)
+            assert inner is not None, loc
+            section = inner
+    return list(section.model_fields)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

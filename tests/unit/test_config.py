@@ -1,0 +1,240 @@
+"""mmreason.config: what it takes, and that every mistake is named in one line, all of them at once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmreason.config import RunConfig, build_config, leaf_keys, load_config
+from mmreason.errors import ConfigError
+
+GRPO = """
+run_dir: runs/a
+model: {path: /models/m}
+rewards:
+  - name: accuracy
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "run.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def mistakes(folder: Path, text: str, *overrides: str) -> list[str]:
+    """The lines of the one error that this config gives, without the file's name in front."""
+    file = write(folder, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, overrides)
+    return [line.removeprefix(f"{file}: ") for line in str(caught.value).split("\n")]
+
+
+def test_minimal_config_has_the_documented_defaults(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GRPO))
+    assert config.train.method == "grpo"
+    assert (config.grpo.clip_low, config.grpo.clip_high, config.grpo.kl_coef) == (0.2, 0.28, 0.0)
+    assert config.model.freeze == ("vision", "audio")
+    assert config.rewards[0].name == "accuracy"
+    assert config.rewards[0].weight == 1.0
+
+
+def test_values_cannot_change(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GRPO))
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3  # type: ignore[misc]  # that mypy sees it too is the point
+
+
+def test_lists_become_tuples_and_ints_are_taken_for_floats(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GRPO + "rollout: {stop: ['</answer>'], temperature: 1}\n"))
+    assert config.rollout.stop == ("</answer>",)
+    assert config.rollout.temperature == 1.0
+
+
+@pytest.mark.parametrize("text", ["1e-6", "1.0e-6", "1E-06", "0.000001"])
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path, text: str) -> None:
+    file = write(tmp_path, GRPO + f"train: {{learning_rate: {text}}}\n")
+    assert load_config(file).train.learning_rate == pytest.approx(1e-6)
+    assert load_config(file, [f"train.learning_rate={text}"]).train.learning_rate == pytest.approx(1e-6)
+
+
+def test_reward_options_stay_as_written(tmp_path: Path) -> None:
+    options = {"labels": ["a", "b"], "nested": {"threshold": 0.5, "options": [1, [2]]}, "name": "x"}
+    values: dict[str, Any] = {"run_dir": "r", "model": {"path": "m"}, "rewards": [{"name": "f", "options": options}]}
+    assert build_config(values).rewards[0].options == options
+
+
+def test_every_mistake_in_one_message(tmp_path: Path) -> None:
+    text = """
+run_dir: 7
+model: {path: /m, dtyp: float32, head_chunk: 0}
+rollout: {n: many}
+rewards: [{nam: accuracy}]
+"""
+    assert mistakes(tmp_path, text) == [
+        "run_dir: got 7; input should be a valid string",
+        "model.head_chunk: got 0; input should be greater than or equal to 1",
+        "model.dtyp: unknown key; did you mean 'dtype'?",
+        "rollout.n: got 'many'; input should be a valid integer",
+        "rewards.0.name: required, but not given",
+        "rewards.0.nam: unknown key; did you mean 'name'?",
+    ]
+
+
+def test_unknown_key_of_another_section_is_found_there(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, GRPO, "learning_rate=0.1") == [
+        "learning_rate: unknown key; did you mean 'train.learning_rate'?"
+    ]
+
+
+def test_unknown_key_near_nothing_lists_what_there_is(tmp_path: Path) -> None:
+    (line,) = mistakes(tmp_path, GRPO + "scoring: {zzzz: 1}\n")
+    assert line == "scoring.zzzz: unknown key; known here: combine, on_error, workers, deadline_s"
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("train.steps=1.5", "train.steps: got 1.5; input should be a valid integer"),
+        ("train.steps=true", "train.steps: got True; input should be a valid integer"),
+        ("train.steps='5'", "train.steps: got '5'; input should be a valid integer"),
+        ("train.learning_rate=.nan", "train.learning_rate: got nan; input should be a finite number"),
+        ("train.method=ppo", "train.method: got 'ppo'; input should be 'sft' or 'grpo'"),
+        ("model.freeze=vision", "model.freeze: got 'vision'; input should be a valid tuple"),
+        ("rollout.top_p=2", "rollout.top_p: got 2; input should be less than or equal to 1"),
+        ("run_dir=" + "9" * 300, "run_dir: got " + "9" * 77 + "...; input should be a valid string"),
+        (
+            "train.learning_rates={tower: 1}",
+            "train.learning_rates.tower: got 'tower'; input should be 'vision', 'audio', 'projector' or 'language'",
+        ),
+        ("data=3", "data: got 3; expected a section with keys train, eval, media_root, system, suffix, show_options, "
+         "max_prompt_tokens, max_bad_fraction"),
+        ("data.eval=[5]", "data.eval.0: got 5; expected a section with keys path, format, split, streaming, limit"),
+    ],
+)  # fmt: skip
+def test_wrong_value(tmp_path: Path, override: str, line: str) -> None:
+    assert mistakes(tmp_path, GRPO, override) == [line]
+
+
+def test_impossible_combinations_all_at_once(tmp_path: Path) -> None:
+    text = """
+run_dir: r
+model: {path: m, trust_remote_code: true, freeze: [vision, audio, projector, language]}
+rollout: {n: 1}
+media: {video_min_frames: 9, video_max_frames: 8, image_min_pixels: 100, image_max_pixels: 50, video_max_pixels: 9}
+grpo: {updates_per_batch: 3}
+train: {learning_rates: {vision: 1e-5}}
+"""
+    assert [line.split(": ")[0] for line in mistakes(tmp_path, text)] == [
+        "model.trust_remote_code",
+        "rewards",
+        "rollout.n",
+        "media.video_min_frames",
+        "media.image_min_pixels",
+        "media.video_min_pixels",
+        "grpo.updates_per_batch",
+        "train.learning_rates.vision",
+        "model.freeze",
+    ]
+
+
+def test_lora_trains_even_when_every_part_is_frozen(tmp_path: Path) -> None:
+    frozen = "model.freeze=[vision, audio, projector, language]"
+    assert load_config(write(tmp_path, GRPO), [frozen, "model.lora={}"]).model.lora is not None
+
+
+def test_sft_needs_no_reward(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, GRPO), ["rewards=[]", "train.method=sft"]).rewards == ()
+
+
+def test_overrides_reach_sections_lists_and_empty_sections(tmp_path: Path) -> None:
+    overrides = ["grpo.kl_coef=0.1", "rewards.0.weight=2", "model.lora.rank=4", "data.suffix=a=b", "data.system="]
+    config = load_config(write(tmp_path, GRPO + "grpo:\n"), overrides)
+    assert config.grpo.kl_coef == 0.1
+    assert config.rewards[0].weight == 2.0
+    assert config.model.lora is not None
+    assert config.model.lora.rank == 4
+    assert config.data.suffix == "a=b"
+    assert config.data.system is None
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("steps", "override 'steps': expected dotted.key=value, for example train.steps=100"),
+        ("=5", "override '=5': expected dotted.key=value, for example train.steps=100"),
+        ("train..steps=5", "override 'train..steps=5': expected dotted.key=value, for example train.steps=100"),
+        ("seed.x=5", "override 'seed.x=5': x stands under a value, not under a section"),
+        ("rewards.1.name=iou", "override 'rewards.1.name=iou': 1 is no item of a list of 1, counted from 0"),
+        ("rewards.name=iou", "override 'rewards.name=iou': name is no item of a list of 1, counted from 0"),
+        ("data.suffix=a: b: c", "override 'data.suffix=a: b: c': the value is not valid YAML "
+         "(mapping values are not allowed here); quote it"),
+    ],
+)  # fmt: skip
+def test_wrong_override(tmp_path: Path, override: str, line: str) -> None:
+    assert mistakes(tmp_path, GRPO + "seed: 1\n", override) == [line]
+
+
+def test_wrong_overrides_and_wrong_values_come_together(tmp_path: Path) -> None:
+    lines = mistakes(tmp_path, GRPO + "sed: 1\n", "steps", "train.steps=0", "=")
+    assert [line.split(":")[0] for line in lines] == ["override 'steps'", "override '='", "train.steps", "sed"]
+
+
+def test_yaml_syntax_error_names_the_line(tmp_path: Path) -> None:
+    (line,) = mistakes(tmp_path, "run_dir: a\nmodel: [1, 2\nseed: 1\n")
+    assert "not valid YAML" in line
+    assert "line 3" in line
+
+
+def test_key_given_twice(tmp_path: Path) -> None:
+    (line,) = mistakes(tmp_path, "run_dir: a\nmodel: {path: m}\nrun_dir: b\n")
+    assert "key run_dir twice" in line
+    assert "line 3" in line
+
+
+def test_merge_keys_still_work(tmp_path: Path) -> None:
+    text = GRPO + "data:\n  train: [&d {path: a.jsonl, limit: 3}]\n  eval: [{<<: *d, limit: 2}]\n"
+    config = load_config(write(tmp_path, text))
+    assert (config.data.eval[0].path, config.data.eval[0].limit) == ("a.jsonl", 2)
+
+
+def test_yaml_makes_no_objects(tmp_path: Path) -> None:
+    (line,) = mistakes(tmp_path, "run_dir: !!python/object/apply:os.getcwd []\n")
+    assert "could not determine a constructor" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"", "is empty, expected keys such as run_dir: and model:"),
+        (b"- a\n", "holds list, expected keys such as run_dir: and model:"),
+        (b"\xff\xfe\x00", "is not text (invalid start byte at byte 0); give a YAML file"),
+    ],
+)
+def test_file_that_is_no_config(tmp_path: Path, content: bytes, line: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert str(caught.value) == f"{file}: {line}"
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no\.yaml: cannot be read \(No such file or directory\)"):
+        load_config(tmp_path / "no.yaml")
+    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
+        load_config(tmp_path)
+
+
+def test_a_config_survives_json(tmp_path: Path) -> None:
+    overrides = ["model.lora.rank=4", "model.freeze=[vision]", "train.learning_rates={audio: 1e-5}"]
+    config = load_config(write(tmp_path, GRPO), overrides)
+    assert build_config(config.model_dump(mode="json")) == config
+
+
+def test_leaf_keys_are_dotted_and_lists_are_marked() -> None:
+    keys = leaf_keys()
+    assert {"run_dir", "train.steps", "rewards[].options", "data.train[].path", "model.lora.rank"} <= set(keys)
+    assert len(set(keys)) == len(keys)
+    assert "model" not in keys
+    assert set(RunConfig.model_fields) == {key.split(".")[0].removesuffix("[]") for key in keys}
