@@ -108,7 +108,7 @@ def load_all(config: DataConfig, which: Literal["train", "eval"]) -> list[Sample
 
 def _read(source: DataSource, media_root: str | None) -> Iterator[tuple[str, Sample | DataError]]:
     root = _media_root(source, media_root)
-    for origin, row in _rows(source):
+    for origin, row in read_rows(source):
         try:
             yield origin, sample_from_row(_raised(row), origin, root)
         except DataError as error:
@@ -335,7 +335,7 @@ def _media_root(source: DataSource, media_root: str | None) -> Path | None:
     return path.parent if path.is_file() else None
 
 
-def _rows(source: DataSource) -> Iterator[Row]:
+def read_rows(source: DataSource) -> Iterator[Row]:
     """(origin, row or DataError) of every row, at most `source.limit`."""
     read = {"jsonl": _jsonl, "parquet": _parquet, "datasets": _datasets}[_format(source)]
     for count, row in enumerate(read(source)):
