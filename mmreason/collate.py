@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -29,6 +30,13 @@ def pack(trees: Sequence[Tree], row_tokens: int, positions: Positions) -> list[B
     pieces = [piece for tree in trees for piece in split_tree(tree, row_tokens)]
     rows = _first_fit([piece.tree.tokens for piece in pieces], row_tokens)
     return [build_row([pieces[index] for index in row], positions) for row in rows]
+
+
+KIND_OF = {"pixel_values": "image", "pixel_values_videos": "video", "input_features": "audio"}
+"""Which kind of media a keyword argument of the forward carries."""
+
+SOUND = ("input_features", "feature_attention_mask")
+"""Keyword arguments whose last dimension is time, of a length that differs between items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +197,13 @@ def merge_media(items: Sequence[MediaTensors]) -> dict[str, Tensor]:
 
     Sounds of different lengths are padded at the right to the longest; their feature mask is padded with zeros.
     """
-    parts: dict[str, list[Tensor]] = {}
-    for item in items:
-        for name, tensor in item.kwargs.items():
-            parts.setdefault(name, []).append(tensor)
-    sound = {name for item in items if item.kind == "audio" for name in item.kwargs}
-    return {name: torch.cat(_padded(tensors) if name in sound else tensors) for name, tensors in parts.items()}
+    return _join_media([item.kwargs for item in items])
+
+
+def _join_media(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    names = dict.fromkeys(name for part in parts for name in part)
+    tensors = {name: [part[name] for part in parts if name in part] for name in names}
+    return {name: torch.cat(_padded(found) if name in SOUND else found) for name, found in tensors.items()}
 
 
 def _padded(tensors: list[Tensor]) -> list[Tensor]:
@@ -210,6 +219,69 @@ def _check_aligned(batch: Batch) -> None:
     for name, column in per_token.items():
         assert column.shape == (tokens,), f"{name} {tuple(column.shape)} for {tokens} tokens"
     assert not batch.loss_mask[batch.source < 0].any(), "the first token of a tree has no context, so it has no loss"
+
+
+class DummyMaker(Protocol):
+    """What `equalize` needs from the policy."""
+
+    def positions(self, segment: Segment, start: int) -> tuple[Tensor, int]: ...
+
+    def dummy_tree(self, kinds: Sequence[str]) -> Tree:
+        """A tree with one smallest item of each kind and no loss."""
+        ...
+
+
+def equalize(rows: Sequence[Batch], policy: DummyMaker, gather: Callable[[Any], list[Any]]) -> list[Batch]:
+    """Give every process the same number of rows, and each row the same modalities on all of them.
+
+    Towers that run on one process and not on another would leave their collectives waiting for each other. So a row
+    that lacks a modality gets a dummy tree with the smallest such item and no loss, and a process that lacks a row
+    gets a row of nothing else. `gather(value)` returns the value of every process, in order; it is called once.
+    """
+    everyone: list[list[set[str]]] = gather([_kinds(row) for row in rows])
+    equal = []
+    for index in range(max(map(len, everyone))):
+        wanted = set().union(*(kinds[index] for kinds in everyone if index < len(kinds)))
+        present = _kinds(rows[index]) if index < len(rows) else set()
+        missing = sorted(wanted - present)
+        if index >= len(rows):
+            equal.append(build_row([Piece(policy.dummy_tree(missing))], policy.positions))
+        elif missing:
+            equal.append(_append(rows[index], build_row([Piece(policy.dummy_tree(missing))], policy.positions)))
+        else:
+            equal.append(rows[index])
+    return equal
+
+
+def _kinds(row: Batch) -> set[str]:
+    return {KIND_OF[name] for name in row.media if name in KIND_OF}
+
+
+def _append(row: Batch, more: Batch) -> Batch:
+    """Two rows as one, side by side; `more` has no columns of its own."""
+    tokens, segments = row.ids.shape[0], len(row.spans)
+    shifted = [
+        Span(
+            start=span.start + tokens,
+            stop=span.stop + tokens,
+            parent=span.parent + segments if span.parent >= 0 else -1,
+            subtree_stop=span.subtree_stop + tokens,
+        )
+        for span in more.spans
+    ]
+    joined = Batch(
+        ids=torch.cat([row.ids, more.ids]),
+        positions=torch.cat([row.positions, more.positions], dim=1),
+        spans=(*row.spans, *shifted),
+        source=torch.cat([row.source, torch.where(more.source < 0, -1, more.source + tokens)]),
+        loss_mask=torch.cat([row.loss_mask, more.loss_mask]),
+        columns={name: pad(column, (0, more.ids.shape[0])) for name, column in row.columns.items()},
+        media=_join_media([row.media, more.media]),
+        trees=(*row.trees, *more.trees),
+        repeated_tokens=row.repeated_tokens,
+    )
+    _check_aligned(joined)
+    return joined
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:

@@ -6,7 +6,7 @@ packed row. Old, reference and policy passes are the same call on the same rows,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from mmreason.errors import ModelError
 from mmreason.policy import attention
 from mmreason.policy.attention import Formulation, TreeLayout
 from mmreason.policy.checkpoint import write_checkpoint
+from mmreason.policy.dummy import dummy_tree
 from mmreason.policy.families import Family, adapter_pattern, family_of
 from mmreason.policy.head import ScoringHead, ScoringPlan
 from mmreason.policy.positions import MediaRules, expand_ids, rope_positions
-from mmreason.types import Batch, MediaTensors, Segment
+from mmreason.processors.base import MediaTraits
+from mmreason.types import Batch, MediaTensors, Segment, Tree
 
 Forward = Callable[..., Any]
 """The model, or what DDP / DeepSpeed / accelerate made of it."""
@@ -79,6 +81,15 @@ class Policy:
     def positions(self, segment: Segment, start: int) -> tuple[Tensor, int]:
         """Positions int64 [3, T] of a segment that begins at `start`, and the next free position."""
         return rope_positions(segment.ids, segment.media, start, self.rules)
+
+    @property
+    def traits(self) -> MediaTraits:
+        """What processors need to know of the family."""
+        return self.family.traits(self.base.config)
+
+    def dummy_tree(self, kinds: Sequence[str]) -> Tree:
+        """A tree with one smallest item of each kind and no loss (see `collate.equalize`)."""
+        return dummy_tree(kinds, self.base.config, self.rules, self.traits)
 
     def token_scores(
         self,
