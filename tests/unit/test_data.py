@@ -104,7 +104,8 @@ def test_bytes_need_no_folder() -> None:
 
 def test_media_stay_under_the_root(tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
-    root.mkdir(), outside.mkdir()
+    root.mkdir()
+    outside.mkdir()
     (outside / "a.png").write_bytes(b"x")
     (root / "link.png").symlink_to(outside / "a.png")
     (root / "folder").symlink_to(outside)

@@ -1,0 +1,77 @@
+"""What every rollout engine offers: token ids in, token ids out.
+
+The primitive is `extend`: sample one more segment below a path of segments. `generate` is `extend` n times from each
+prompt, with the texts. Sampled ids are never turned into text and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from mmreason.errors import ConfigError
+from mmreason.types import Rollout, Segment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How to sample. Example: `SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=256, stop=("</answer>",))`
+
+    Recorded log-probs are always those of log_softmax(logits / temperature, banned ids at -inf), also when top_p or
+    top_k narrow the choice: then they are not what was sampled from, and old log-probs have to be recomputed.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    """Choose among the likeliest tokens that together have this probability."""
+    top_k: int = 0
+    """Choose among the k likeliest tokens; 0: all."""
+    max_new_tokens: int = 512
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer. The text is cut before them, the ids are kept as sampled."""
+    greedy: bool = False
+    """Always the likeliest token; seeds, top_p and top_k then mean nothing."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ConfigError(
+                f"temperature {self.temperature}: expected more than 0; for the likeliest token use greedy"
+            )
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p {self.top_p}: expected more than 0 and at most 1")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k {self.top_k}: expected 0 (all tokens) or more")
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens {self.max_new_tokens}: expected 1 or more")
+        if "" in self.stop:
+            raise ConfigError("stop: an empty text would end every answer at once; leave it out")
+
+
+class Engine(Protocol):
+    """Samples answers. The same prompt and seed give the same answer, whatever is beside it (up to rounding)."""
+
+    weight_version: int
+    """How many optimizer steps the weights in use have seen; written into every sampled segment."""
+
+    def extend(
+        self, contexts: Sequence[Sequence[Segment]], params: SamplingParams, seeds: Sequence[int]
+    ) -> list[Segment]:
+        """One policy segment below each path of segments, with column "logprob.sampling"."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[Segment], n: int, params: SamplingParams, seeds: Sequence[Sequence[int]]
+    ) -> list[tuple[Rollout, ...]]:
+        """n answers to each prompt; `seeds[i][j]` belongs to answer j of prompt i."""
+        ...
+
+
+class TextDecoder(Protocol):
+    """Turns sampled ids into text: `encode.Encoder`."""
+
+    def text(self, ids: Tensor) -> str:
+        """The text of sampled ids, end tokens left out."""
+        ...
