@@ -34,6 +34,7 @@ BAD_OPTIONS = "bad options"
 UNSUPPORTED = "not supported by the model"
 TIMEOUT = "timeout"
 CRASHED = "decoder crashed"
+UNKNOWN_TO_DECODER = "not readable by this decoder"
 
 REASONS: dict[str, str] = {
     MISSING: "there is no such file",
@@ -57,8 +58,72 @@ REASONS: dict[str, str] = {
     UNSUPPORTED: "the model family has no input for this kind",
     TIMEOUT: "decoding took longer than media.deadline_s",
     CRASHED: "the decoding process died on this file",
+    UNKNOWN_TO_DECODER: "the decoder that media.decoder forces cannot read such files; pyav can",
 }
 """Every `MediaError.reason` that this package gives, with what it means."""
+
+
+class Refusal(Exception):
+    """Raised inside decoders, which do not know what the user calls the file; becomes a MediaError with its name."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        assert reason in REASONS, reason
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What is refused by its header, before any decoding. From `MediaConfig`."""
+
+    pixels: int
+    """Pixels of an image or of one frame."""
+    video_seconds: float
+    audio_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a file's bytes and headers say, without decoding more than one frame."""
+
+    digest: str
+    """SHA-256 of the bytes."""
+    format: str
+    """Name of the format, as in "PNG" or "MP4"."""
+    size: tuple[int, int] = (0, 0)
+    """Images and videos: (width, height) as shown, rotation applied."""
+    rotation: int = 0
+    """Videos: degrees counter-clockwise by which the stored frames are turned to be shown."""
+    seconds: float = 0.0
+    """Length of a sound; of a video, from its first frame to its last."""
+    first: float = 0.0
+    """Videos: when the first frame is shown, by the container's clock."""
+    times: ndarray[Any, Any] | None = None
+    """Videos: float64 [n], when each frame is shown, from the first one."""
+    keyframes: ndarray[Any, Any] | None = None
+    """Videos: float64 [k], those times at which decoding can start."""
+    sound_seconds: float | None = None
+    """Videos: length of the sound track; None without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to make of a file: every sampling parameter, resolved. Made by `sampling.plan`."""
+
+    size: tuple[int, int] = (0, 0)
+    """Images and videos: (width, height) to resize to."""
+    indices: tuple[int, ...] = ()
+    """Videos: which of `Facts.times` to show, ascending."""
+    sound: bool = False
+    """Videos: decode the sound track too."""
+    start: float = 0.0
+    """Sounds: first second, from the beginning of the file (for the sound of a video: from its first frame)."""
+    end: float | None = None
+    """Sounds: second at which to stop; None is the end of the file."""
+    rate: int | None = None
+    """Sounds: samples per second to resample to."""
+    decoder: str = "pyav"
+    """Videos: "torchcodec", "pyav" or "decord"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

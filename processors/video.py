@@ -1,0 +1,74 @@
+"""Decoded video -> what the model's forward takes, through the checkpoint's own video processor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmreason.processors.base import Decoded, MediaTraits
+from mmreason.processors.image import image_tokens
+from mmreason.types import Geometry, MediaTensors, View
+
+
+def video_tensors(
+    decoded: Decoded, video_processor: Any, traits: MediaTraits, view: View = "ordered", seed: int = 0
+) -> MediaTensors:
+    """pixel_values_videos [P, D], video_grid_thw [1, 3] and, if the family takes it, seconds per grid step [1].
+
+    The frames are sampled and resized already: the processor does neither again. In the "shuffled" view the frames
+    are permuted before it sees them; the timestamps stay as they are.
+    """
+    frames = decoded.data if view == "ordered" else decoded.data[shuffled_order(decoded, seed)]
+    _, height, width, _ = frames.shape
+    assert decoded.original is not None
+    batch = video_processor(
+        videos=[torch.from_numpy(frames).permute(0, 3, 1, 2)],
+        do_sample_frames=False,
+        do_resize=False,
+        input_data_format="channels_first",
+        return_tensors="pt",
+        **_quiet(video_processor),
+    )
+    time, rows, columns = (int(size) for size in batch["video_grid_thw"][0])
+    patch = traits.pixel_factor // traits.merge_size
+    assert (rows * patch, columns * patch) == (height, width), "the video processor changed the size"
+    seconds = seconds_per_grid(decoded.timestamps, traits)
+    kwargs = {"pixel_values_videos": batch["pixel_values_videos"], "video_grid_thw": batch["video_grid_thw"]}
+    if traits.seconds_name is not None:
+        kwargs[traits.seconds_name] = torch.tensor([seconds], dtype=torch.float32)
+    return MediaTensors(
+        kind="video",
+        kwargs=kwargs,
+        tokens=video_tokens(len(frames), (width, height), traits),
+        grid=(time, rows, columns),
+        seconds_per_grid=seconds,
+        timestamps=decoded.timestamps,
+        geometry=Geometry(original=decoded.original, resized=(width, height), frame=traits.frame),
+        key=decoded.key if view == "ordered" else f"{decoded.key}:{view}:{seed}",
+    )
+
+
+def seconds_per_grid(timestamps: tuple[float, ...], traits: MediaTraits) -> float:
+    """Seconds between two steps of the time axis: the frames' mean spacing times the frames per step."""
+    return (timestamps[-1] - timestamps[0]) / (len(timestamps) - 1) * traits.temporal_patch_size
+
+
+def video_tokens(frames: int, size: tuple[int, int], traits: MediaTraits) -> int:
+    """Tokens of a video of this many frames of this (width, height)."""
+    return -(-frames // traits.temporal_patch_size) * image_tokens(size, traits)
+
+
+def shuffled_order(decoded: Decoded, seed: int) -> list[int]:
+    """A permutation of the frames that depends on seed and video, and that shows: never one that looks ordered."""
+    count = len(decoded.data)
+    order = np.random.default_rng([seed, int(decoded.key[:8] or "0", 16)]).permutation(count)
+    if np.array_equal(decoded.data[order], decoded.data):
+        order = np.roll(np.arange(count), 1)
+    return [int(index) for index in order]
+
+
+def _quiet(video_processor: Any) -> dict[str, bool]:
+    """transformers 5.19 warns that a default about *resizing* will change; nothing is resized here."""
+    return {"cap_pixels_per_frame": False} if hasattr(video_processor, "cap_pixels_per_frame") else {}
