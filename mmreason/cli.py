@@ -1,0 +1,161 @@
+"""The `mmreason` command. Each verb imports what it needs when it runs, so that `--help` is there at once.
+
+A mistake of the user's is one line on standard error (a config's mistakes: one line each) and exit status 2; 130 after
+Ctrl-C. `--debug` shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmreason import __version__
+from mmreason.errors import ConfigError, MMReasonError
+
+if TYPE_CHECKING:
+    from mmreason.config import RewardConfig, ScoringConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit status."""
+    args = build_parser().parse_args(argv)
+    try:
+        status: int = args.verb(args)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MMReasonError as error:
+        if args.debug:
+            raise
+        print("\n".join(f"mmreason: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All verbs and their options."""
+    parser = argparse.ArgumentParser(
+        prog="mmreason", description="Train vision- and audio-language models to reason over images, video and audio."
+    )
+    parser.add_argument("--version", action="version", version=f"mmreason {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    train = verbs.add_parser("train", help="train a model by a config file; goes on where an earlier run stopped")
+    train.add_argument("config", metavar="RUN.yaml", type=Path)
+    train.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. train.steps=100 rewards.0.weight=2")
+    train.set_defaults(verb=_train)
+
+    demo = verbs.add_parser("demo", help="make data, train a tiny model on this machine, show what it learnt")
+    demo.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, default=Path("demo_run"))
+    demo.add_argument("--seed", type=int, default=0, help="of data, weights and sampling (default: 0)")
+    demo.add_argument("--no-control", action="store_true", help="leave out the control row, and its time")
+    demo.set_defaults(verb=_demo)
+
+    score = verbs.add_parser("score", help="score finished texts with rewards, without a model")
+    score.add_argument("file", metavar="FILE.jsonl", type=Path, help='samples with "completions": [text, ...]')
+    score.add_argument("--reward", metavar="NAME", action="append", help="may be given several times; options follow "
+                       'the name: --reward "accuracy rel_tol=0.01"')  # fmt: skip
+    score.add_argument("--config", metavar="RUN.yaml", type=Path, help="rewards and scoring as in this run, instead")
+    score.add_argument("--out", metavar="F", type=Path, help="write here, not to standard output")
+    score.set_defaults(verb=_score)
+
+    rewards = verbs.add_parser("rewards", help="list the built-in rewards and their options")
+    rewards.set_defaults(verb=_rewards)
+
+    doctor = verbs.add_parser("doctor", help="show what works on this machine, and how to mend what does not")
+    doctor.set_defaults(verb=_doctor)
+    for verb in verbs.choices.values():  # so that it may stand at the end of the line, too
+        verb.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+    return parser
+
+
+def parse_reward(text: str) -> RewardConfig:
+    """`NAME [option=value ...]` as a reward of a config. Values are YAML; quote those with spaces in them.
+
+    Raises ConfigError: no name, or an option without a value.
+    """
+    from mmreason.config import RewardConfig
+    from mmreason.yaml_file import apply_override
+
+    try:
+        name, *options = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"--reward {text!r}: expected NAME [option=value ...] ({error})") from error
+    values: dict[str, object] = {}
+    for option in options:
+        apply_override(values, option)
+    return RewardConfig(name=name, options=values)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from mmreason.config import load_config
+
+    config = load_config(args.config, args.overrides)
+    from mmreason.train import run  # imports torch: a wrong config is refused before that
+
+    folder = run(config)
+    if os.environ.get("RANK", "0") == "0":
+        print(folder)
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from mmreason.demo.run import main as demo
+
+    demo(args.folder, seed=args.seed, control=not args.no_control)
+    return 0
+
+
+def _score(args: argparse.Namespace) -> int:
+    from mmreason.score import score_file
+
+    rewards, scoring = _scoring(args)
+    summary = score_file(args.file, rewards, args.out, scoring)
+    means = ", ".join(f"{name} {mean:.4g}" for name, mean in summary.means.items())
+    print(
+        f"{summary.lines} lines, {summary.completions} completions, {summary.failed} without a score"
+        + (f"; means: {means}" if means else "")
+        + (f"; first error: {summary.first_error}" if summary.first_error else ""),
+        file=sys.stderr,
+    )
+    return 1 if 0 < summary.completions == summary.failed else 0
+
+
+def _scoring(args: argparse.Namespace) -> tuple[Sequence[RewardConfig], ScoringConfig]:
+    from mmreason.config import ScoringConfig, load_config
+
+    if bool(args.reward) == bool(args.config):
+        raise ConfigError("score: give either --reward (`mmreason rewards` lists them) or --config")
+    if not args.config:
+        return [parse_reward(text) for text in args.reward], ScoringConfig()
+    config = load_config(args.config)
+    return config.rewards, config.scoring
+
+
+def _rewards(args: argparse.Namespace) -> int:
+    from mmreason.rewards import describe
+
+    for reward in describe():
+        print(f"{reward.name:12} {reward.help}")
+        for name, default in reward.options.items():
+            print(f"{'':14}{name}={default}")
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from mmreason.doctor import main as doctor
+
+    return doctor()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
