@@ -60,6 +60,11 @@ def save(
     return final
 
 
+def exists(run_dir: Path, step: int) -> bool:
+    """Whether a finished checkpoint of this step is there (its hashes are not read again)."""
+    return (run_dir / FOLDER / f"step-{step:08d}" / MANIFEST).exists()
+
+
 def latest(run_dir: Path) -> Path | None:
     """The newest complete checkpoint, or None. Warns about each torn one it passes over."""
     folders = sorted((run_dir / FOLDER).glob("step-*"), reverse=True)

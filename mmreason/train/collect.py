@@ -11,11 +11,12 @@ from torch import Tensor
 
 from mmreason.algorithms.advantages import has_signal
 from mmreason.config import RunConfig
-from mmreason.errors import DataError, RewardError
+from mmreason.errors import DataError
+from mmreason.rewards.base import keep_mask
 from mmreason.rollout.base import SamplingParams
 from mmreason.train.run import Run
 from mmreason.train.tally import Tally, tally_groups
-from mmreason.types import RolloutGroup, Score
+from mmreason.types import RolloutGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,20 +98,11 @@ def seed_of(*parts: object) -> int:
 
 
 def _useful(run: Run, group: RolloutGroup) -> bool:
-    """Whether to train on this group; errors are handled as `scoring.on_error` says."""
-    errors = [score.error for score in group.scores if score.error is not None]
-    policy = run.config.scoring.on_error
-    if errors and policy == "stop":
-        raise RewardError(f"{group.sample.id}: {errors[0]} (scoring.on_error is stop)")
-    if any(_bad_gold(score) for score in group.scores):
-        run.feed.reject(group.sample, DataError(errors[0] if errors else "the gold answer cannot be scored"))
-    if errors and policy == "drop_group":
+    """Whether to train on this group; rollouts without a score are handled as `scoring.on_error` says."""
+    kept = keep_mask(group.scores, run.config.scoring.on_error)
+    if any(score.flags.get("bad_gold") for score in group.scores):
+        reason = next((score.error for score in group.scores if score.error), "cannot be scored")
+        run.feed.reject(group.sample, DataError(f"its gold answer: {reason}"))
+    if not any(kept):
         return False
-    rewards = rewards_of((group,))
-    if run.config.grpo.drop_constant_groups:
-        return bool(has_signal(rewards))
-    return not bool(rewards.isnan().all())
-
-
-def _bad_gold(score: Score) -> bool:
-    return bool(score.flags.get("bad_gold", False))
+    return not run.config.grpo.drop_constant_groups or bool(has_signal(rewards_of((group,))))

@@ -22,7 +22,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmreason.config import RunConfig
+from mmreason.config import RewardConfig, RunConfig
 from mmreason.encode import Encoder
 from mmreason.errors import CheckpointError
 from mmreason.evaluate import evaluate
@@ -56,11 +56,11 @@ class Run:
         self.shapes = fingerprint(self.policy)
         traits = self.policy.family.traits(self.policy.base.config)
         self.pipeline = MediaPipeline(config.media, traits, self.policy.processor, config.data.media_root)
-        self.encoder = Encoder(
-            self.policy.processor, self.policy.tokenizer, self.policy.family, self.pipeline, config.data
-        )
+        policy = self.policy
+        self.encoder = Encoder(policy.processor, policy.tokenizer, policy.rules, self.pipeline, config.data)
         self.rollouts = HFEngine(self.policy, self.encoder, config.rollout.max_rows)
-        self.rewards = RewardPool(config.rewards, config.scoring)
+        # SFT needs no reward to train, but its evaluations have to tell right from wrong.
+        self.rewards = RewardPool(config.rewards or (RewardConfig(name="accuracy"),), config.scoring)
         self.quarantine = Quarantine(self.run_dir / "quarantine.jsonl", config.data.max_bad_fraction)
         self.feed = Feed(
             samples, self.encoder, self.quarantine, seed=config.seed, rank=self.engine.rank, world=self.engine.world
@@ -101,7 +101,7 @@ class Run:
         record = {**metrics, **seconds, "tokens_per_second": speed, "quarantined": self.quarantine.bad}
         self.log.write(step, "train", record)
         self.progress.update(record)
-        self.step = step
+        self.step = self.rollouts.weight_version = step
         self._mark()
         last = step == train.steps
         if last or (train.eval_every and step % train.eval_every == 0):
@@ -147,6 +147,8 @@ class Run:
 
     def save(self, *, must: bool) -> None:
         """Write a checkpoint of the state before the next step. Unless it `must`, a failure is logged and retried."""
+        if self.engine.gather(checkpoint.exists(self.run_dir, self.step))[0]:
+            return
         try:
             checkpoint.save(
                 self.run_dir,
@@ -264,7 +266,7 @@ def _load_trained(policy: Policy, stored: dict[str, Tensor]) -> None:
     trained = dict(policy.trained())
     if stored.keys() != trained.keys():
         odd = sorted(stored.keys() ^ trained.keys())[0]
-        raise CheckpointError(f"adapters.safetensors: {odd} is not on both sides; model.lora changed, use a new run_dir")
+        raise CheckpointError(f"adapters.safetensors: {odd} is on one side only; model.lora changed, use a new run_dir")
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(stored[name])
