@@ -15,19 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mmreason.errors import ConfigError
 from mmreason.plugins import load_symbol, nearest
-from mmreason.rewards.accuracy import accuracy
+from mmreason.rewards import accuracy, format, grounding
 from mmreason.rewards.base import RewardFn, lift
-from mmreason.rewards.format import format
-from mmreason.rewards.grounding import iou
 from mmreason.types import Rollout, Sample, Score
 
 if TYPE_CHECKING:
     from mmreason.config import RewardConfig
 
 REWARDS: dict[str, RewardFn] = {
-    "accuracy": accuracy,
-    "format": format,
-    "iou": iou,
+    "accuracy": accuracy.accuracy,
+    "format": format.format,
+    "iou": grounding.iou,
 }
 
 BoundReward = Callable[[Sample, Sequence[Rollout]], Sequence[Score]]

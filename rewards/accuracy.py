@@ -158,7 +158,8 @@ def _regression(answer: str, gold: Number, sample: Sample, rel_tol: float) -> fl
 
 
 def _math_gold(value: Any, sample: Sample) -> list[Any] | None:
-    return None if isinstance(value, bool) else parse_math(str(value)) or None
+    readable = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    return (parse_math(str(value)) or None) if readable else None
 
 
 def _math(answer: str, gold: list[Any], sample: Sample, rel_tol: float) -> float | None:

@@ -80,7 +80,7 @@ def _by_text(text: str, known: Sequence[str]) -> str | None:
 
 
 def _letter_with_rest(letter: str, rest: str, known: Sequence[str]) -> str | None:
-    """"B) green": the letter stands unless the rest is another option's text or names another letter."""
+    """For "B) green": the letter stands unless the rest is another option's text or names another letter."""
     letter = letter.upper()
     if _offered(letter, known) is None:
         return None

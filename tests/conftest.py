@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from mmreason.demo.tiny import build_tiny
+
+settings.register_profile("mmreason", deadline=None)  # a busy machine must not fail a property test
+settings.load_profile("mmreason")
 
 
 @pytest.fixture(scope="session", autouse=True)

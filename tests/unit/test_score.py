@@ -1,0 +1,111 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmreason.config import RewardConfig, ScoringConfig
+from mmreason.errors import ConfigError, DataError, RewardError
+from mmreason.score import score_file
+
+REWARDS = [RewardConfig(name="accuracy"), RewardConfig(name="format", weight=0.1)]
+GOOD, BARE, WRONG = "<think>a</think><answer>5.0</answer>", "<answer>5</answer>", "<think>a</think><answer>6</answer>"
+
+
+def write(path: Path, *rows: Any) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def row(**fields: Any) -> dict[str, Any]:
+    return {"answer": "5", "task": "numeric", "completions": [GOOD], **fields}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_scores_per_line_and_completion(tmp_path: Path) -> None:
+    message = {"role": "user", "content": [{"type": "image", "image": "not_there.png"}, {"type": "text", "text": "?"}]}
+    source = write(
+        tmp_path / "c.jsonl",
+        row(id="q1", completions=[GOOD, BARE, WRONG], messages=[message]),
+        "",
+        row(answer="abc"),
+        row(completions=[]),
+    )
+    summary = score_file(source, REWARDS, tmp_path / "out.jsonl")
+    first, second, third = read(tmp_path / "out.jsonl")
+    assert first == {
+        "id": "q1",
+        "scores": [
+            {"total": 1.1, "parts": {"accuracy": 1.0, "format": 1.0}, "error": None},
+            {"total": 1.0, "parts": {"accuracy": 1.0, "format": 0.0}, "error": None},
+            {"total": 0.1, "parts": {"accuracy": 0.0, "format": 1.0}, "error": None},
+        ],
+    }
+    assert second["id"] == "c.jsonl:3"
+    assert second["scores"][0]["total"] is None
+    assert "the gold answer 'abc' cannot be scored" in second["scores"][0]["error"]
+    assert third == {"id": "c.jsonl:4", "scores": []}
+    assert (summary.lines, summary.completions, summary.failed) == (3, 4, 1)
+    assert summary.errors == {"accuracy": 1}
+    assert summary.means["total"] == pytest.approx((1.1 + 1.0 + 0.1) / 3)
+    assert summary.means["format"] == pytest.approx(3 / 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.jsonl", "out.jsonl"]
+
+
+def test_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    score_file(write(tmp_path / "c.jsonl", row(id=7)), REWARDS)
+    assert json.loads(capsys.readouterr().out)["id"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("{", r"c.jsonl:2: not a JSON object"),
+        ("[1]", r"c.jsonl:2: not an object"),
+        (row(completions="text"), r"c.jsonl:2: completions: expected a list of texts, got 'text'"),
+        ({"answer": "5"}, r"c.jsonl:2: completions: expected a list of texts, got nothing"),
+        (row(completions=[None]), r"c.jsonl:2: completions"),
+        (row(anwser="5"), r"c.jsonl:2: unknown key 'anwser'; did you mean 'answer'"),
+    ],
+)
+def test_a_bad_line_is_named_and_nothing_is_written(tmp_path: Path, bad: Any, message: str) -> None:
+    source = write(tmp_path / "c.jsonl", row(), bad)
+    with pytest.raises(DataError, match=message):
+        score_file(source, REWARDS, tmp_path / "out.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["c.jsonl"]
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        score_file(tmp_path / "none.jsonl", REWARDS)
+    source = write(tmp_path / "c.jsonl", row())
+    with pytest.raises(DataError, match="cannot be written"):
+        score_file(source, REWARDS, tmp_path / "no" / "folder.jsonl")
+    with pytest.raises(DataError, match="is the input file itself"):
+        score_file(source, REWARDS, source)
+    assert read(source) == [row()]
+
+
+def test_a_reward_that_cannot_be_loaded(tmp_path: Path) -> None:
+    source = write(tmp_path / "c.jsonl", row())
+    with pytest.raises(ConfigError, match="unknown option"):
+        score_file(source, [RewardConfig(name="format", options={"varaint": "cosmos"})], tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_stop_on_error_leaves_no_half_file(tmp_path: Path) -> None:
+    source = write(tmp_path / "c.jsonl", row(), row(answer="abc"))
+    with pytest.raises(RewardError, match="abc"):
+        score_file(source, REWARDS, tmp_path / "out.jsonl", ScoringConfig(on_error="stop"))
+    assert [path.name for path in tmp_path.iterdir()] == ["c.jsonl"]
+
+
+def test_more_lines_than_are_held_at_once(tmp_path: Path) -> None:
+    source = write(tmp_path / "c.jsonl", *[row(id=index, answer=str(index)) for index in range(600)])
+    score_file(source, REWARDS[:1], tmp_path / "out.jsonl")
+    lines = read(tmp_path / "out.jsonl")
+    assert [line["id"] for line in lines] == [str(index) for index in range(600)]
+    assert [line["scores"][0]["total"] for line in lines] == [float(index == 5) for index in range(600)]
