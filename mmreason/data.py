@@ -45,6 +45,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "fps": "fps",
         "min_frames": "min_frames",
         "max_frames": "max_frames",
+        "nframes": "nframes",
         # qwen-vl-utils' names
         "video_start": "start",
         "video_end": "end",
@@ -301,6 +302,10 @@ def _a(kind: str) -> str:
 def _text(value: Any, key: str, origin: str) -> str:
     if not isinstance(value, str) or not value:
         _wrong(origin, f"{key}: {_kind(value)}, expected text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half a character; no tokenizer takes it
+        _wrong(origin, f"{key}: character {error.start + 1} is half of a surrogate pair, expected valid Unicode")
     return value
 
 

@@ -162,6 +162,7 @@ def test_media_root_of_the_config_wins(tmp_path: Path) -> None:
         (ask(demos=[""]), "demos[0]: an empty text"),
         (ask(golds=[1]), "golds: [1], expected an object"),
         (ask(task=3), "task: 3, expected text"),
+        (ask(text("half \ud83d")), "half of a surrogate pair"),
         (ask(id=True), "id: True, expected text"),
     ],
 )

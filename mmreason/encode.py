@@ -1,0 +1,209 @@
+"""Sample -> prompt Segment: chat template, tokens, media tensors, and the check that they belong together.
+
+A prompt exists in two streams: `engine_ids` with ONE placeholder per media item, as the chat template writes it and as
+engines read it, and `ids` with one placeholder per feature, as the model reads it.
+
+Text of a data file that spells a special token ("<|im_end|>", "<|image_pad|>") is refused, not escaped: as a token it
+would end a turn or claim a place among the media, and as plain text no model has seen it in training.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+
+from mmreason.config import DataConfig
+from mmreason.errors import AlignmentError, DataError, MediaError, MMReasonError, ModelError
+from mmreason.policy.positions import MediaRules, expand_ids
+from mmreason.processors.pipeline import MediaPipeline
+from mmreason.types import MediaRef, MediaTensors, Message, Sample, Segment, View
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+Encoded = tuple[Sample, Segment]
+"""A sample with its geometry filled in, and its prompt."""
+
+
+class Encoder:
+    """Encodes for one checkpoint. `rules` are `Policy.rules`; the processor and tokenizer are the checkpoint's.
+
+    Example: `Encoder(policy.processor, policy.tokenizer, policy.rules, pipeline, config.data).prompts(samples)`
+    """
+
+    def __init__(
+        self, processor: Any, tokenizer: Any, rules: MediaRules, pipeline: MediaPipeline, data: DataConfig
+    ) -> None:
+        """Raises ModelError where the checkpoint has no chat template."""
+        if not processor.chat_template:
+            raise ModelError(f"{tokenizer.name_or_path}: no chat template; use an instruction-tuned checkpoint")
+        self.processor, self.tokenizer, self.rules, self.pipeline, self.data = (
+            processor,
+            tokenizer,
+            rules,
+            pipeline,
+            data,
+        )
+        added = tokenizer.added_tokens_decoder.values()
+        special = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
+        self._special = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)))
+        self._invisible = {tokenizer.eos_token_id, tokenizer.pad_token_id}
+
+    def prompts(
+        self, samples: Sequence[Sample], view: View = "ordered", seed: int = 0
+    ) -> list[Encoded | MMReasonError]:
+        """The prompt of each sample, or why it cannot be used: MediaError, DataError or AlignmentError.
+
+        All media of all samples are decoded side by side. view "shuffled" permutes the frames of videos by `seed`.
+        """
+        refs = [ref for sample in samples for ref in sample.media]
+        found = iter(self.pipeline.tensors(refs, view, seed))
+        media = [[next(found) for _ in sample.media] for sample in samples]
+        return [self._attempt(sample, items) for sample, items in zip(samples, media, strict=True)]
+
+    def render(self, sample: Sample) -> str:
+        """The conversation as the model's chat template writes it, one placeholder per media item, ready to answer.
+
+        Raises DataError: text that spells a special token, or a conversation that the template refuses.
+        """
+        conversation = [
+            {"role": message.role, "content": [_part(part) for part in message.content]}
+            for message in self._completed(sample)
+        ]
+        self._check_texts(sample, conversation)
+        try:
+            rendered: str = self.processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise DataError(f"{sample.id}: the model's chat template refuses this conversation ({error})") from error
+        return rendered
+
+    def demo(self, text: str) -> Segment:
+        """A complete answer to imitate: `text` and the end token, loss on all of it. Raises DataError as `render`."""
+        if special := self._special.search(text):
+            raise DataError(f"a demonstration spells the special token {special[0]!r}; remove it")
+        ids = torch.tensor([*self._tokenize(text), self.tokenizer.eos_token_id], dtype=torch.int64)
+        return Segment(kind="policy", ids=ids, loss_mask=torch.ones(len(ids), dtype=torch.bool))
+
+    def text(self, ids: Tensor) -> str:
+        """The text of sampled ids, end tokens left out; any other special token is shown."""
+        kept: list[int] = ids.tolist()
+        while kept and kept[-1] in self._invisible:
+            kept.pop()
+        decoded: str = self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return decoded
+
+    # ---- parts of a prompt -------------------------------------------------------------------------------------------
+
+    def _attempt(
+        self, sample: Sample, found: Sequence[tuple[MediaTensors, ...] | MediaError]
+    ) -> Encoded | MMReasonError:
+        try:
+            return self._encode(sample, found)
+        except (MediaError, DataError, AlignmentError) as error:
+            return error
+
+    def _encode(self, sample: Sample, found: Sequence[tuple[MediaTensors, ...] | MediaError]) -> Encoded:
+        media: list[MediaTensors] = []
+        for item in found:
+            if isinstance(item, MediaError):
+                raise item
+            media += item
+        self._check_demos(sample)
+        engine_ids = torch.tensor(self._tokenize(self.render(sample)), dtype=torch.int64)
+        try:
+            self._check_features(media)
+            ids = expand_ids(engine_ids, media, self.rules)
+        except AlignmentError as error:
+            raise AlignmentError(f"{sample.id}: {error}") from error
+        if len(ids) > self.data.max_prompt_tokens:
+            raise DataError(
+                f"{sample.id}: prompt over budget: {len(ids)} tokens > data.max_prompt_tokens "
+                f"({self.data.max_prompt_tokens}); raise it, or lower media.*_max_pixels or media.video_max_frames"
+            )
+        prompt = Segment(
+            kind="prompt",
+            ids=ids,
+            loss_mask=torch.zeros(len(ids), dtype=torch.bool),
+            engine_ids=engine_ids,
+            media=tuple(media),
+        )
+        geometry = tuple(item.geometry for item in media if item.geometry is not None)
+        return replace(sample, geometry=geometry), prompt
+
+    def _tokenize(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _completed(self, sample: Sample) -> tuple[Message, ...]:
+        """The messages with the configured system message, the lettered options and the suffix."""
+        messages = sample.messages
+        if self.data.system is not None and messages[0].role != "system":
+            messages = (Message(role="system", content=(self.data.system,)), *messages)
+        lines = []
+        if self.data.show_options and sample.task == "mcq" and sample.options:
+            lines += lettered(sample.options, sample.id)
+        if self.data.suffix:
+            lines.append(self.data.suffix)
+        if not lines:
+            return messages
+        *before, last = messages
+        has_text = isinstance(last.content[-1], str) and last.content[-1]
+        added = ("\n" if has_text else "") + "\n".join(lines)
+        return (*before, replace(last, content=(*last.content, added)))
+
+    def _check_texts(self, sample: Sample, conversation: list[dict[str, Any]]) -> None:
+        """Templates write neighbouring texts without a gap, so a special token may be spread over several parts."""
+        for message in conversation:
+            texts = "".join(part["text"] if part["type"] == "text" else "\0" for part in message["content"])
+            if special := self._special.search(texts):
+                raise DataError(
+                    f"{sample.id}: text of the {message['role']} spells the special token {special[0]!r}; remove it "
+                    "(media are given as typed parts, turns as messages)"
+                )
+
+    def _check_demos(self, sample: Sample) -> None:
+        """Here, with the prompt, so that a bad demonstration drops its sample instead of stopping the run."""
+        for index, text in enumerate(sample.demos):
+            if special := self._special.search(text):
+                raise DataError(f"{sample.id}: demos[{index}] spells the special token {special[0]!r}; remove it")
+
+    def _check_features(self, media: Sequence[MediaTensors]) -> None:
+        for item in media:
+            features = feature_count(item, self.rules.merge_size)
+            if features != item.tokens:
+                raise AlignmentError(f"{item.kind} with {features} features for {item.tokens} placeholder tokens")
+
+
+def feature_count(item: MediaTensors, merge_size: int) -> int:
+    """How many features the towers make of an item, from its tensors.
+
+    Sound: two convolutions of stride 2 over the real mel frames (Qwen2.5-Omni's `_get_feat_extract_output_lengths`);
+    its merge into the text is not checked by transformers, so a wrong count would shift everything after it.
+    """
+    if item.kind == "audio":
+        frames = int(item.kwargs["feature_attention_mask"].sum())
+        return ((frames - 1) // 2 + 1 - 2) // 2 + 1
+    name = {"image": "pixel_values", "video": "pixel_values_videos"}[item.kind]
+    return int(item.kwargs[name].shape[0]) // merge_size**2
+
+
+def lettered(options: Sequence[str], where: str) -> list[str]:
+    """Lines such as "A. red", "B. green"; options that carry their letters already are left as they are.
+
+    Raises DataError for more options than letters.
+    """
+    if len(options) > len(LETTERS):
+        raise DataError(f"{where}: {len(options)} options; at most {len(LETTERS)} can be lettered")
+    pairs = list(zip(LETTERS, options, strict=False))
+    if all(re.match(rf"\s*\(?{letter}[).:]", option) for letter, option in pairs):
+        return list(options)
+    return [f"{letter}. {option}" for letter, option in pairs]
+
+
+def _part(part: str | MediaRef) -> dict[str, str]:
+    return {"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind}
