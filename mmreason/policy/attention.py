@@ -166,13 +166,13 @@ class TreeLayout:
     @cached_property
     def groups(self) -> tuple[CausalGroup, ...]:
         """All runs, short ones of similar length side by side."""
-        short = [run for run in self.runs if run.stop - run.start <= _SIDE_BY_SIDE_TOKENS]
-        groups = [[run] for run in self.runs if run.stop - run.start > _SIDE_BY_SIDE_TOKENS]
-        for run in sorted(short, key=lambda run: (run.stop - run.start, run.start)):
-            together = [*groups[-1], run] if groups else []
-            real = sum(member.stop - member.start for member in together)
-            if together and len(together) * (run.stop - run.start) <= _PAD_RATIO * real:
-                groups[-1] = together
+        groups: list[list[Run]] = []
+        for run in sorted(self.runs, key=lambda run: run.stop - run.start):
+            length = run.stop - run.start
+            beside = groups[-1] if groups else []
+            real = sum(member.stop - member.start for member in beside) + length
+            if beside and length <= _SIDE_BY_SIDE_TOKENS and (len(beside) + 1) * length <= _PAD_RATIO * real:
+                beside.append(run)
             else:
                 groups.append([run])
         return tuple(CausalGroup(sorted(group, key=lambda run: run.start)) for group in groups)
@@ -249,7 +249,12 @@ def bucket(tokens: int) -> int:
 
 
 def flex_attention_tree(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, scale: float) -> Tensor:
-    """Tree attention by FlexAttention, [1, H, T, D] each; compiled on GPU, eager on the CPU (correct, slow)."""
+    """Tree attention by FlexAttention, [1, H, T, D] each; compiled on GPU. On the CPU forward only, uncompiled: slow.
+
+    Raises ConfigError where a gradient is needed on the CPU.
+    """
+    if q.device.type == "cpu" and q.requires_grad:
+        raise ConfigError("model.attention: flex cannot be trained on the CPU (it has no backward there); use merge")
     tokens, padded = layout.tokens, bucket(layout.tokens)
     q, k, v = (nn.functional.pad(x, (0, 0, 0, padded - tokens)) for x in (q, k, v))
     run = _compiled_flex() if q.device.type == "cuda" else _eager_flex

@@ -168,9 +168,8 @@ def _joined_block(
 def _interleaved(video: MediaTensors, sound: MediaTensors, rules: MediaRules) -> list[_Chunk]:
     """Chunks of a video and its sound in turn: all features of the first seconds of the video, then of its sound, .."""
     assert video.grid is not None
-    per_step = video.tokens // video.grid[0]
     length = int(rules.positions_per_second * rules.seconds_per_chunk)
-    seen = [(a * per_step, b * per_step) for a, b in _cuts(_times(video, rules).tolist(), length)]
+    seen = _cuts(_times(video, rules).repeat_interleave(video.tokens // video.grid[0]).tolist(), length)
     heard = _cuts([float(i) for i in range(sound.tokens)], length)
     turns = range(max(len(seen), len(heard)))
     pairs = [("video", seen[i : i + 1]) if kind else ("audio", heard[i : i + 1]) for i in turns for kind in (1, 0)]
@@ -178,7 +177,11 @@ def _interleaved(video: MediaTensors, sound: MediaTensors, rules: MediaRules) ->
 
 
 def _cuts(times: list[float], length: int) -> list[tuple[int, int]]:
-    """Index ranges that split rising times at multiples of `length`; a leap over two multiples makes one cut."""
+    """Index ranges that split rising times at multiples of `length`, as transformers' get_chunked_index does.
+
+    Where times leap over several multiples (a long video with few frames) every following feature makes one cut until
+    the limit has caught up. That is odd, and vLLM splits by time there, but it is what the published processor writes.
+    """
     cuts, limit = [0], length
     for index, time in enumerate(times):
         if time >= limit:

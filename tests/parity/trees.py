@@ -95,10 +95,13 @@ def paths(trees: Sequence[Tree]) -> list[list[Segment]]:
 
 
 def padded_scores(model: PreTrainedModel, policy: Policy, trees: Sequence[Tree], temperature: float = 1.0) -> Tensor:
-    """Log-probs of all loss-bearing tokens, path by path, from one padded batch through unmodified transformers."""
+    """Log-probs of all loss-bearing tokens, in row order, from one padded batch through unmodified transformers.
+
+    A segment on several paths counts on the first one.
+    """
     rows = paths(trees)
     ids = [torch.cat([segment.ids for segment in row]) for row in rows]
-    masks = [torch.cat([segment.loss_mask for segment in row]) for row in rows]
+    masks = _first_time(rows)
     positions = [_path_positions(policy, row) for row in rows]
     longest = max(map(len, ids))
     ids_BT = torch.stack([torch.nn.functional.pad(row, (0, longest - len(row))) for row in ids])
@@ -112,6 +115,16 @@ def padded_scores(model: PreTrainedModel, policy: Policy, trees: Sequence[Tree],
     logits[..., policy.banned] = float("-inf")
     logprobs_BT = torch.log_softmax(logits[:, :-1], -1).gather(-1, ids_BT[:, 1:, None])[..., 0]
     return torch.cat([logprobs_BT[i, : len(row) - 1][masks[i][1:]] for i, row in enumerate(ids)])
+
+
+def _first_time(rows: Sequence[Sequence[Segment]]) -> list[Tensor]:
+    """Loss masks of the paths, each segment's on the first path that it is on."""
+    seen: set[int] = set()
+    masks = []
+    for row in rows:
+        masks.append(torch.cat([segment.loss_mask & (id(segment) not in seen) for segment in row]))
+        seen |= {id(segment) for segment in row}
+    return masks
 
 
 def _path_positions(policy: Policy, path: Sequence[Segment]) -> Tensor:
