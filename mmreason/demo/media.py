@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import wave
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
@@ -55,56 +55,65 @@ class DemoFiles:
 class _Question:
     """One question before its media file has a name."""
 
+    source: str
     text: str
     answer: str
     thought: str
-    task: str
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...]
+    task: str = "exact"
     kind: str = "text"
     suffix: str = ""
     write: Callable[[Path], None] | None = None
 
 
-def write_demo_data(folder: Path, *, seed: int, train: int, eval: int, sft: int = 192) -> DemoFiles:
+def write_demo_data(folder: Path, *, seed: int, train: int, eval: int, sft: int = 256, choices: int = 32) -> DemoFiles:
     """Write media files and three JSONL files under `folder`; the same arguments give the same questions.
 
-    `train`, `eval` and `sft` are numbers of questions; the tasks take turns, so each has an equal share. The three
-    sets share no media file. Paths in the JSONL files are relative to `folder`.
+    `train`, `eval` and `sft` are numbers of questions; the tasks take turns, so each has an equal share. In train and
+    eval every second question is multiple choice; of the demonstrations only `choices` are. The three sets share no
+    media file. Paths in the JSONL files are relative to `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     files = DemoFiles(sft=folder / "sft.jsonl", train=folder / "train.jsonl", eval=folder / "eval.jsonl")
-    _write_split(files.sft, rng, count=sft, demos=True)
-    _write_split(files.train, rng, count=train, demos=False)
-    _write_split(files.eval, rng, count=eval, demos=False)
+    _write_split(files.sft, rng, words=sft - choices, choices=choices, demos=True)
+    for file, count in ((files.train, train), (files.eval, eval)):
+        _write_split(file, rng, words=count - count // 2, choices=count // 2, demos=False)
     return files
 
 
-def _write_split(file: Path, rng: np.random.Generator, *, count: int, demos: bool) -> None:
-    sources = list(TASKS)
-    with file.open("w", encoding="utf-8") as lines:
-        for index in range(count):
-            source = sources[index % len(sources)]
-            question = TASKS[source](rng)
-            row = _row(question, file, f"{index:05d}", source=source, demos=demos)
-            lines.write(json.dumps(row) + "\n")
+def _write_split(file: Path, rng: np.random.Generator, *, words: int, choices: int, demos: bool) -> None:
+    """One JSONL file with its media, the two forms of question spread evenly."""
+    rows = [_row(_make(rng, index, choice=False), file, index, demos=demos) for index in range(words)]
+    rows += [_row(_make(rng, index, choice=True), file, words + index, demos=demos) for index in range(choices)]
+    order = rng.permutation(len(rows))
+    file.write_text("".join(json.dumps(rows[index]) + "\n" for index in order), encoding="utf-8")
 
 
-def _row(question: _Question, file: Path, number: str, *, source: str, demos: bool) -> dict[str, Any]:
+def _make(rng: np.random.Generator, index: int, *, choice: bool) -> _Question:
+    """The next question of the task whose turn it is."""
+    question = list(TASKS.values())[index % len(TASKS)](rng)
+    if not choice:
+        return replace(question, options=())
+    letter = "ABCD"[question.options.index(question.answer)]
+    return replace(question, answer=letter, task="mcq", source=f"{question.source}-choice")
+
+
+def _row(question: _Question, file: Path, index: int, *, demos: bool) -> dict[str, Any]:
     """The question in the native schema; writes its media file on the way."""
     content: list[dict[str, str]] = []
     if question.write is not None:
-        path = file.parent / "media" / file.stem / f"{source}-{number}{question.suffix}"
+        path = file.parent / "media" / file.stem / f"{question.source}-{index:05d}{question.suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         question.write(path)
         content.append({"type": question.kind, question.kind: path.relative_to(file.parent).as_posix()})
     content.append({"type": "text", "text": question.text})
     row: dict[str, Any] = {
-        "id": f"{file.stem}-{source}-{number}",
+        "id": f"{file.stem}-{question.source}-{index:05d}",
         "messages": [{"role": "user", "content": content}],
         "answer": question.answer,
         "task": question.task,
-        "source": source,
+        "source": question.source,
     }
     if question.options:
         row["options"] = list(question.options)
@@ -122,28 +131,11 @@ def _colour(rng: np.random.Generator) -> _Question:
     x, y = rng.integers(10, SIDE - 10, size=2)
     frame = _square(_background(rng), int(x), int(y), COLOURS[answer], half=int(rng.integers(7, 11)))
     return _Question(
+        source="colour",
         text="What colour is the square?",
         answer=answer,
         thought="look at the square",
-        task="exact",
-        kind="image",
-        suffix=".png",
-        write=lambda path: Image.fromarray(frame).save(path),
-    )
-
-
-def _position(rng: np.random.Generator) -> _Question:
-    """A picture of one square near an edge or corner: in which half is it?"""
-    corner = int(rng.integers(4))
-    x = int(rng.integers(10, 18)) if corner % 2 == 0 else int(rng.integers(SIDE - 18, SIDE - 10))
-    y = int(rng.integers(10, 18)) if corner < 2 else int(rng.integers(SIDE - 18, SIDE - 10))
-    frame = _square(_background(rng), x, y, COLOURS[str(rng.choice(list(COLOURS)))], half=8)
-    return _Question(
-        text="Which corner is the square in?",
-        answer="ABCD"[corner],
-        thought="look at the corners",
-        task="mcq",
-        options=("top left", "top right", "bottom left", "bottom right"),
+        options=tuple(COLOURS),
         kind="image",
         suffix=".png",
         write=lambda path: Image.fromarray(frame).save(path),
@@ -162,10 +154,11 @@ def _motion(rng: np.random.Generator) -> _Question:
     places = [(int(at), lane) if direction in ("left", "right") else (lane, int(at)) for at in along]
     frames = [_square(background, x, y, colour, half=9) for x, y in places]
     return _Question(
+        source="motion",
         text="Which way does the square move?",
         answer=direction,
         thought="watch the square",
-        task="exact",
+        options=DIRECTIONS,
         kind="video",
         suffix=".mp4",
         write=lambda path: _write_clip(path, frames),
@@ -179,10 +172,11 @@ def _pitch(rng: np.random.Generator) -> _Question:
     hertz = float(rng.uniform(300, 900)) * np.linspace(1, PITCHES[answer], count)
     wave_ = 0.5 * np.sin(2 * np.pi * np.cumsum(hertz) / SOUND_RATE) + 0.01 * rng.standard_normal(count)
     return _Question(
+        source="pitch",
         text="How does the pitch change?",
         answer=answer,
         thought="listen to the tone",
-        task="exact",
+        options=tuple(PITCHES),
         kind="audio",
         suffix=".wav",
         write=lambda path: _write_sound(path, wave_),
@@ -193,15 +187,17 @@ def _compare(rng: np.random.Generator) -> _Question:
     """Text only: which of two digits is bigger?"""
     x, y = (int(digit) for digit in rng.choice(10, size=2, replace=False))
     return _Question(
+        source="compare",
         text=f"Which is bigger: {x} or {y}?",
         answer=str(max(x, y)),
         thought="compare the digits",
+        options=(str(x), str(y)),
         task="numeric",
     )
 
 
 TASKS: Mapping[str, Callable[[np.random.Generator], _Question]] = MappingProxyType(
-    {"colour": _colour, "position": _position, "motion": _motion, "pitch": _pitch, "compare": _compare}
+    {"colour": _colour, "motion": _motion, "pitch": _pitch, "compare": _compare}
 )
 
 
