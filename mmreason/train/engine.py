@@ -29,7 +29,9 @@ class Engine:
     def __init__(self, config: TrainConfig) -> None:
         plugin = _deepspeed_plugin(config) if config.deepspeed else None
         precision = "bf16" if config.precision == "bf16" else "no"
-        self.accelerator = Accelerator(mixed_precision=precision, deepspeed_plugin=plugin)
+        # Without cpu=True accelerate starts no process group on machines without a GPU; with it, it ignores DeepSpeed.
+        cpu = plugin is None and not torch.cuda.is_available()
+        self.accelerator = Accelerator(mixed_precision=precision, deepspeed_plugin=plugin, cpu=cpu)
         self.deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         if plugin is not None and not self.deepspeed:
             raise ConfigError(

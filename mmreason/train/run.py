@@ -25,7 +25,7 @@ from torch import Tensor
 from mmreason.config import RewardConfig, RunConfig
 from mmreason.encode import Encoder
 from mmreason.errors import CheckpointError
-from mmreason.evaluate import evaluate
+from mmreason.evaluate import EvalResult, evaluate
 from mmreason.policy.policy import Policy, load_policy
 from mmreason.policy.self_check import self_check
 from mmreason.processors.pipeline import MediaPipeline
@@ -117,7 +117,7 @@ class Run:
             mine = self.eval_samples[self.engine.rank :: self.engine.world]
             params = SamplingParams(greedy=True, max_new_tokens=self.config.rollout.max_new_tokens)
             result = evaluate(mine, self.encoder, self.rollouts, self.rewards.score, params)
-        joined = result.join(self.engine.gather(result))
+        joined = EvalResult.join(self.engine.gather(result))
         self.log.write(self.step, "eval", joined.metrics())
         if self.engine.is_main:
             self.progress.bar.write(f"step {self.step}: {joined.summary()}")
