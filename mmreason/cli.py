@@ -152,9 +152,12 @@ def _rewards(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from mmreason.doctor import main as doctor
+    from mmreason.doctor import doctor
+    from mmreason.policy.families import FAMILIES
 
-    return doctor()
+    lines, works = doctor(tuple(FAMILIES))
+    print("\n".join(lines))
+    return 0 if works else 1
 
 
 if __name__ == "__main__":
