@@ -173,7 +173,8 @@ def try_decoder(name: str) -> str | None:
         frames = [pixels for _, pixels in READERS[name](_tiny_clip(levels), facts, facts.times)]  # type: ignore[arg-type]
     except Exception as error:  # a broken installation may raise anything; the line goes to the user
         said = error.detail if isinstance(error, Refusal) else str(error)
-        return said.strip().splitlines()[0][:200] if said.strip() else type(error).__name__
+        first = (said.strip().splitlines() or [type(error).__name__])[0]
+        return first.removeprefix(f"{name}: ").removesuffix(" Likely causes:")[:200]
     found = [float(pixels.mean()) for pixels in frames]
     return None if np.allclose(found, levels, atol=6) else f"it decodes wrong frames: {found} for {levels}"
 

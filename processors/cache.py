@@ -47,7 +47,7 @@ class DiskCache:
     def get(self, key: str) -> Decoded | None:
         path = self._path(key)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 found = _unpack({name: arrays[name] for name in arrays.files})
             os.utime(path)
         except FileNotFoundError:

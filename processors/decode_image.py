@@ -23,8 +23,10 @@ from mmreason.processors.source import Source, open_source
 
 Array = np.ndarray[Any, Any]
 
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
 """Pillow's readers that may run: raster formats only (EPS would start Ghostscript)."""
+
+Image.init()  # loads the readers; Image.open(formats=...) alone knows the five commonest
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -53,7 +55,7 @@ def decode_image(source: Source, plan: Plan, limits: Limits) -> Array:
         turn = _UPRIGHT.get(_orientation(image))
         image.load()
         upright = to_rgb(image) if turn is None else to_rgb(image).transpose(turn)
-    return np.asarray(upright.resize(plan.size, Image.Resampling.BICUBIC))
+    return np.array(upright.resize(plan.size, Image.Resampling.BICUBIC))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -69,13 +71,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(grey_HW: Array) -> Array:
-    """16 bits by 257. Floats and 32-bit integers do not say what white is: 1, 255, 65535 or their own peak."""
+    """16 bits by 257. Floats and 32-bit integers do not say what white is: 1 or 255, 255 or 65535, or their peak."""
     if grey_HW.dtype.itemsize == 2:
         return ((grey_HW.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if not np.isfinite(grey_HW).all():
         raise Refusal(NAN_SAMPLES, "pixels are not numbers")
     peak = float(grey_HW.max())
-    usual = (1.0, 255.0, 65535.0) if grey_HW.dtype.kind == "f" else (255.0, 65535.0)
+    usual = (1.0, 255.0) if grey_HW.dtype.kind == "f" else (255.0, 65535.0)
     white = next((level for level in usual if peak <= level), peak)
     return np.rint(np.clip(grey_HW.astype(np.float64) / white, 0, 1) * 255).astype(np.uint8)
 

@@ -120,7 +120,7 @@ def _frame_times(container: Any, stream: Any, limits: Limits) -> tuple[float, Ar
             if packet.is_corrupt:
                 raise Refusal(TRUNCATED, f"packet {len(stamps)} is cut short")
             stamps.append((0.0 if packet.pts is None else packet.pts * base, packet.is_keyframe))
-            if abs(stamps[-1][0] - stamps[0][0]) > limits.video_seconds:
+            if abs(stamps[-1][0] - stamps[0][0]) > limits.video_seconds:  # whatever the header said: read no further
                 raise Refusal(TOO_LONG, f"at most {limits.video_seconds:g} s are allowed")
     if untimed:  # a raw stream: nothing but its nominal rate says when a frame is shown
         rate = float(stream.average_rate or 0)
@@ -128,22 +128,24 @@ def _frame_times(container: Any, stream: Any, limits: Limits) -> tuple[float, Ar
     shown = np.sort(np.array([seconds for seconds, _ in stamps]))
     keys = np.sort(np.array([seconds for seconds, key in stamps if key]))
     _check_times(shown, stream, ends, _header_seconds(container, stream))
+    if shown[-1] - shown[0] > limits.video_seconds:
+        raise Refusal(TOO_LONG, f"{shown[-1] - shown[0]:.0f} s, at most {limits.video_seconds:g} s are allowed")
     return float(shown[0]), shown - shown[0], keys - shown[0]
 
 
 def _check_times(shown: Array, stream: Any, ends: float, promised: float) -> None:
-    if not len(shown):
-        raise Refusal(NO_FRAMES)
+    """Refuse what is no video, and what ends clearly before its header says. `ends`: of the last packet of any kind."""
+    span = float(shown[-1] - shown[0]) if len(shown) else 0.0
+    if len(shown) > 1 and span <= 0:
+        raise Refusal(ZERO_FPS, "all frames carry the same time")
     if stream.frames and len(shown) < 0.95 * stream.frames - 1:
         raise Refusal(TRUNCATED, f"{len(shown)} frames, the header says {stream.frames}")
-    if len(shown) == 1:
-        raise Refusal(ONE_FRAME)
-    span = float(shown[-1] - shown[0])
-    if span <= 0:
-        raise Refusal(ZERO_FPS, "all frames carry the same time")
-    spacing = span / (len(shown) - 1)
-    if promised - max(ends - shown[0], span + spacing) > max(2 * spacing, 0.25, 0.05 * promised):
-        raise Refusal(TRUNCATED, f"{span + spacing:.2f} s are there, the header says {promised:.2f} s")
+    spacing = span / (len(shown) - 1) if len(shown) > 1 else 0.0
+    reached = max(ends - shown[0], span + spacing) if len(shown) else ends
+    if promised - reached > max(2 * spacing, 0.25, 0.05 * promised):
+        raise Refusal(TRUNCATED, f"{reached:.2f} s are there, the header says {promised:.2f} s")
+    if len(shown) < 2:
+        raise Refusal(ONE_FRAME if len(shown) else NO_FRAMES)
 
 
 def _shown_size(container: Any, stream: Any) -> tuple[tuple[int, int], int]:

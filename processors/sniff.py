@@ -100,7 +100,7 @@ def _declared_length(name: str, file: BinaryIO) -> int:
     """How many bytes the outermost structure says there are; 0 where it does not say."""
     if name == "MP4":
         return _end_of_boxes(file)
-    if name in ("WAV", "WEBP"):
+    if name in ("WAV", "WEBP", "AVI"):
         return _end_of_riff(file)
     return 0
 

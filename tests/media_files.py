@@ -79,7 +79,6 @@ def write_video(
     with av.open(str(path), "w", options=options or {}) as container:
         video: Any = container.add_stream(codec or VIDEO_CODECS[path.suffix], rate=rate)
         video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], pixels
-        video.codec_context.max_b_frames = 0 if path.suffix == ".avi" else 2
         video.gop_size, video.codec_context.thread_count = keyframe_every, 1
         if times is not None:
             video.codec_context.time_base = Fraction(1, 1000)

@@ -1,0 +1,188 @@
+"""From files to tensors: equal to what the checkpoint's processor makes of the same arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2VLImageProcessor
+
+from mmreason.errors import MediaError, ModelError
+from mmreason.processors.base import Decoded, MediaTraits
+from mmreason.processors.pipeline import MediaPipeline
+from mmreason.processors.video import shuffled_order
+from mmreason.types import Geometry, MediaRef, MediaTensors
+from tests.media_files import clip, picture, tone, write_audio, write_image, write_video
+from tests.unit.processors.helpers import TRAITS, VISION_TRAITS, components, config, load, pipeline, ref
+
+
+def tensors(item: MediaRef, **changes: object) -> tuple[MediaTensors, ...]:
+    with pipeline(**changes) as media:  # type: ignore[arg-type]
+        (answer,) = media.tensors([item])
+    assert not isinstance(answer, MediaError), answer
+    return answer
+
+
+def test_image(tmp_path: Path) -> None:
+    item = ref(write_image(tmp_path / "a.png", picture(100, 60)))
+    (made,) = tensors(item)
+    decoded = load(item)
+    theirs = components().image_processor(images=[decoded.data], do_resize=False, return_tensors="pt")
+    assert set(made.kwargs) == {"pixel_values", "image_grid_thw"}
+    assert torch.equal(made.kwargs["pixel_values"], theirs["pixel_values"])
+    assert made.kwargs["image_grid_thw"].tolist() == theirs["image_grid_thw"].tolist() == [[1, 4, 8]]
+    assert made.grid == (1, 4, 8)
+    assert made.tokens == 8
+    assert made.geometry == Geometry(original=(100, 60), resized=(112, 56), frame="resized_pixels")
+    assert made.key == decoded.key
+
+
+def test_image_is_not_resized_a_second_time(tmp_path: Path) -> None:
+    """The checkpoint's own bounds are wider: given free hand, its processor would keep this size as well."""
+    item = ref(write_image(tmp_path / "a.png", picture(300, 200)), max_pixels=20_000)
+    (made,) = tensors(item)
+    theirs = components().image_processor(images=[load(item).data], return_tensors="pt")
+    assert torch.equal(made.kwargs["pixel_values"], theirs["pixel_values"])
+    small = MediaPipeline(config(), TRAITS, _with(Qwen2VLImageProcessor(max_pixels=3136)))
+    assert torch.equal(small.tensors([item])[0][0].kwargs["pixel_values"], made.kwargs["pixel_values"])  # type: ignore[index]
+
+
+def _with(image_processor: Qwen2VLImageProcessor) -> object:
+    from types import SimpleNamespace
+
+    return SimpleNamespace(**{**vars(components()), "image_processor": image_processor})
+
+
+def test_video(tmp_path: Path) -> None:
+    frames = np.stack([picture(90, 60, seed) for seed in range(16)])
+    item = ref(write_video(tmp_path / "a.mp4", frames, fps=8), fps=4)
+    (made,) = tensors(item)
+    decoded = load(item)
+    theirs = components().video_processor(
+        videos=[decoded.data], do_resize=False, do_sample_frames=False, cap_pixels_per_frame=False, return_tensors="pt"
+    )
+    assert set(made.kwargs) == {"pixel_values_videos", "video_grid_thw", "video_second_per_grid"}
+    assert torch.equal(made.kwargs["pixel_values_videos"], theirs["pixel_values_videos"])
+    assert made.kwargs["video_grid_thw"].tolist() == theirs["video_grid_thw"].tolist() == [[4, 4, 6]]
+    assert made.tokens == 4 * 2 * 3
+    assert made.timestamps == decoded.timestamps
+    assert made.seconds_per_grid == pytest.approx(2 * 15 / 8 / 7)
+    assert made.kwargs["video_second_per_grid"].tolist() == pytest.approx([2 * 15 / 8 / 7])
+    assert made.geometry == Geometry(original=(90, 60), resized=(84, 56), frame="resized_pixels")
+
+
+def test_seconds_per_grid_follow_the_timestamps(tmp_path: Path) -> None:
+    slow = ref(write_video(tmp_path / "a.mkv", clip(4), times=[0, 1, 2, 6]))
+    with MediaPipeline(config(), VISION_TRAITS, components()) as media:
+        ((made,),) = media.tensors([slow])  # type: ignore[misc]
+    assert made.kwargs["second_per_grid_ts"].tolist() == [4.0]
+
+
+def test_video_with_sound(tmp_path: Path) -> None:
+    item = ref(write_video(tmp_path / "a.mp4", sound=tone(2)), sound=True)
+    video, audio = tensors(item)
+    assert (video.kind, video.joined, audio.kind, audio.joined) == ("video", False, "audio", True)
+    assert audio.tokens == 50
+    assert audio.kwargs["input_features"].shape == (1, 128, 200)
+    assert audio.kwargs["feature_attention_mask"].shape == (1, 200)
+    assert audio.key != video.key
+
+
+def test_shuffled_view(tmp_path: Path) -> None:
+    item = ref(write_video(tmp_path / "a.mp4", clip(16)), nframes=8)
+    still = ref(write_image(tmp_path / "a.png"))
+    with pipeline() as media:
+        ((ordered,),) = media.tensors([item])  # type: ignore[misc]
+        ((one,), (image,)) = media.tensors([item, still], "shuffled", 1)  # type: ignore[misc]
+        ((again,),) = media.tensors([item], "shuffled", 1)  # type: ignore[misc]
+        ((two,),) = media.tensors([item], "shuffled", 2)  # type: ignore[misc]
+        assert media.tensors([still]) == [(image,)]
+    values = [made.kwargs["pixel_values_videos"] for made in (ordered, one, again, two)]
+    assert torch.equal(values[1], values[2])
+    assert not torch.equal(values[0], values[1])
+    assert not torch.equal(values[1], values[3])
+    assert ordered.timestamps == one.timestamps == tuple(sorted(one.timestamps))
+    assert len({made.key for made in (ordered, one, two)}) == 3
+    order = shuffled_order(load(item), 1)
+    theirs = components().video_processor(
+        videos=[load(item).data[order]], do_resize=False, do_sample_frames=False, cap_pixels_per_frame=False,
+        return_tensors="pt",
+    )  # fmt: skip
+    assert torch.equal(values[1], theirs["pixel_values_videos"])
+
+
+def test_shuffled_is_never_the_identity() -> None:
+    frames = clip(2)
+    for seed in range(50):
+        for key in ("0", "f" * 64):
+            decoded = Decoded(kind="video", data=frames, key=key)
+            assert shuffled_order(decoded, seed) == [1, 0]
+    nearly = np.concatenate([clip(1)] * 5 + [clip(2)[1:]])
+    for seed in range(50):
+        order = shuffled_order(Decoded(kind="video", data=nearly, key="1"), seed)
+        assert sorted(order) == list(range(6))
+        assert order[-1] != 5
+    still = np.concatenate([clip(1)] * 4)
+    assert sorted(shuffled_order(Decoded(kind="video", data=still, key="1"), 3)) == [0, 1, 2, 3]
+
+
+def test_order_duplicates_and_memory(tmp_path: Path) -> None:
+    image, sound = ref(write_image(tmp_path / "a.png")), ref(write_audio(tmp_path / "a.wav"))
+    missing = ref(tmp_path / "none.png")
+    with pipeline() as media:
+        answers = media.tensors([image, missing, sound, image])
+        assert media.loader.decoded == 2
+        assert [answer.reason if isinstance(answer, MediaError) else answer[0].kind for answer in answers] == [
+            "image", "missing", "audio", "image"]  # fmt: skip
+        assert answers[0] is answers[3]
+        assert media.tensors([image])[0] is answers[0]
+        assert media.loader.decoded == 2
+    with pipeline(memory_gb=0.0) as media:
+        first, second = (media.tensors([image])[0] for _ in range(2))
+        assert first is not second
+        assert media.loader.decoded == 2
+
+
+def test_plan_from_headers_equals_the_tokens(tmp_path: Path) -> None:
+    refs = [
+        ref(write_image(tmp_path / "a.png", picture(400, 300))),
+        ref(write_image(tmp_path / "b.jpg", picture(64, 200), orientation=6)),
+        ref(write_video(tmp_path / "a.mp4")),
+        ref(write_video(tmp_path / "b.mkv", clip(40)), max_frames=8),
+        ref(write_video(tmp_path / "c.mp4", sound=tone(2)), sound=True),
+        ref(write_audio(tmp_path / "a.wav", tone(1.234))),
+        ref(write_audio(tmp_path / "a.m4a", tone(3))),
+        ref(write_audio(tmp_path / "b.flac", tone(2, 44100), 44100), start=0.5, end=1.75),
+    ]
+    with pipeline() as media:
+        planned = media.plans(refs)
+        assert media.loader.decoded == 0
+        made = media.tensors(refs)
+        assert planned == [sum(part.tokens for part in item) for item in made if not isinstance(item, MediaError)]
+        assert media.plan(refs[0]) == planned[0]
+        with pytest.raises(MediaError, match="missing"):
+            media.plan(ref(tmp_path / "none.png"))
+        too_short = media.plans([ref(write_audio(tmp_path / "short.wav", tone(0.01)))])
+        assert isinstance(too_short[0], MediaError)
+
+
+def test_workers_give_the_same_tensors(tmp_path: Path) -> None:
+    refs = [ref(write_video(tmp_path / "a.mp4", sound=tone(2)), sound=True), ref(write_image(tmp_path / "a.png"))]
+    with pipeline() as here, pipeline(workers=2) as there:
+        for ours, theirs in zip(here.tensors(refs), there.tensors(refs), strict=True):
+            assert not isinstance(ours, MediaError)
+            assert not isinstance(theirs, MediaError)
+            for one, other in zip(ours, theirs, strict=True):
+                assert one.key == other.key
+                assert all(torch.equal(one.kwargs[name], other.kwargs[name]) for name in one.kwargs)
+
+
+def test_processor_of_another_family_is_refused() -> None:
+    other = MediaTraits(frame="per_thousand", pixel_factor=32)
+    with pytest.raises(ModelError, match="image_processor"):
+        MediaPipeline(config(), other, components())
+    slow = MediaTraits(frame="resized_pixels", audio_rate=24000)
+    with pytest.raises(ModelError, match="24000"):
+        MediaPipeline(config(), slow, components())
