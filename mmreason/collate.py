@@ -230,18 +230,25 @@ class DummyMaker(Protocol):
         """A tree with one smallest item of each kind and no loss."""
         ...
 
+    def tower_kinds(self) -> list[tuple[str, ...]]:
+        """Per tower with trained parameters, the kinds of media that use it."""
+        ...
+
 
 def equalize(rows: Sequence[Batch], policy: DummyMaker, gather: Callable[[Any], list[Any]]) -> list[Batch]:
     """Give every process the same number of rows, and each row the same modalities on all of them.
 
     Towers that run on one process and not on another would leave their collectives waiting for each other. So a row
     that lacks a modality gets a dummy tree with the smallest such item and no loss, and a process that lacks a row
-    gets a row of nothing else. `gather(value)` returns the value of every process, in order; it is called once.
+    gets a row of nothing else. With several processes every row also uses every tower that is trained: DDP waits for
+    the gradients of all trained parameters. `gather(value)` returns the value of every process, in order; called once.
     """
     everyone: list[list[set[str]]] = gather([_kinds(row) for row in rows])
+    towers = policy.tower_kinds() if len(everyone) > 1 else []
     equal = []
     for index in range(max(map(len, everyone))):
         wanted = set().union(*(kinds[index] for kinds in everyone if index < len(kinds)))
+        wanted |= {kinds[0] for kinds in towers if wanted.isdisjoint(kinds)}
         present = _kinds(rows[index]) if index < len(rows) else set()
         missing = sorted(wanted - present)
         if index >= len(rows):

@@ -50,6 +50,8 @@ class Family:
     """(prefix of a parameter's name, part), first match wins."""
     language_layers: str
     """Regular expression for the prefix of the language model's layers, where LoRA adapters go."""
+    towers: tuple[tuple[str, tuple[str, ...]], ...]
+    """(prefix of the names of parameters, kinds of media that use them); text uses all the others."""
     never_trained: tuple[str, ...] = ()
     """Parameters that no forward uses: they would never get a gradient, which stops DDP."""
     rules: Callable[[Any], MediaRules]
@@ -160,6 +162,7 @@ FAMILIES: dict[str, Family] = {
             ("lm_head.", "language"),
         ),
         language_layers=r"model\.language_model\.layers\.\d+\.",
+        towers=(("model.visual.", ("image", "video")),),
         rules=_vl_rules,
         traits=_vl_traits,
     ),
@@ -188,6 +191,7 @@ FAMILIES: dict[str, Family] = {
             ("lm_head.", "language"),
         ),
         language_layers=r"model\.layers\.\d+\.",
+        towers=(("visual.", ("image", "video")), ("audio_tower.", ("audio",))),
         never_trained=("audio_tower.audio_bos_eos_token.weight",),
         rules=_omni_rules,
         traits=_omni_traits,

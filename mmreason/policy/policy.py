@@ -91,6 +91,11 @@ class Policy:
         """A tree with one smallest item of each kind and no loss (see `collate.equalize`)."""
         return dummy_tree(kinds, self.base.config, self.rules, self.traits)
 
+    def tower_kinds(self) -> list[tuple[str, ...]]:
+        """Per tower with trained parameters, the kinds of media that use it."""
+        names = [name for name, _ in self.trained()]
+        return [kinds for prefix, kinds in self.family.towers if any(name.startswith(prefix) for name in names)]
+
     def token_scores(
         self,
         batch: Batch,
