@@ -1,0 +1,144 @@
+"""The command line: one line per mistake and status 2, tracebacks only on request, quick to start."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmreason.cli import build_parser, main, parse_reward
+from mmreason.errors import ConfigError
+
+
+def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "mmreason.cli", *arguments]
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_mistakes_of_a_config_are_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.yaml").write_text("model: {path: m, frez: 1}\n")
+    assert main(["train", str(tmp_path / "run.yaml"), "train.steps=0"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"mmreason: {tmp_path}/run.yaml: run_dir: required, but not given",
+        f"mmreason: {tmp_path}/run.yaml: model.frez: unknown key; did you mean 'freeze'?",
+        f"mmreason: {tmp_path}/run.yaml: train.steps: got 0; input should be greater than or equal to 1",
+    ]
+
+
+@pytest.mark.parametrize("line", [["--debug", "train", "no.yaml"], ["train", "no.yaml", "--debug"]])
+def test_debug_shows_the_traceback(line: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        main(line)
+
+
+def test_no_traceback_without_debug(tmp_path: Path) -> None:
+    done = command("train", "no.yaml", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "mmreason: no.yaml: cannot be read (No such file or directory); give the path of a YAML file\n"
+    )
+
+
+def test_help_and_config_errors_need_no_torch(tmp_path: Path) -> None:
+    code = """
+import sys
+from mmreason.cli import main
+try:
+    main(["--help"])
+except SystemExit as stop:
+    assert stop.code == 0
+assert "pydantic" not in sys.modules
+assert main(["train", "no.yaml"]) == 2
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "train" in done.stdout
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("train", "demo", "score", "rewards", "doctor"):
+        with pytest.raises(SystemExit) as stop:
+            build_parser().parse_args([verb, "--help"])
+        assert stop.value.code == 0
+        assert "--debug" in capsys.readouterr().out
+
+
+def test_rewards_are_listed_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rewards"]) == 0
+    printed = capsys.readouterr().out
+    assert {"accuracy", "format", "iou"} <= {line.split()[0] for line in printed.splitlines()}
+    assert "variant=" in printed
+
+
+def test_reward_options_are_yaml() -> None:
+    reward = parse_reward("iou threshold=0.5 names='[a, b]' on=true")
+    assert reward.name == "iou"
+    assert reward.options == {"threshold": 0.5, "names": ["a", "b"], "on": True}
+    assert parse_reward("my_reward.py:fn").options == {}
+
+
+@pytest.mark.parametrize("text", ["", "iou 'a", "iou threshold"])
+def test_wrong_reward(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_reward(text)
+
+
+def test_score_writes_one_line_per_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["<answer>red</answer>", "<answer>blue</answer>"]
+    row = {"id": "a", "task": "exact", "answer": "red", "completions": texts}
+    (tmp_path / "texts.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["score", str(tmp_path / "texts.jsonl"), "--reward", "accuracy", "--out", str(tmp_path / "o")]) == 0
+    (scored,) = map(json.loads, (tmp_path / "o").read_text().splitlines())
+    assert scored["id"] == "a"
+    assert [score["total"] for score in scored["scores"]] == [1.0, 0.0]
+    assert "2 completions, 0 without a score; means: total 0.5" in capsys.readouterr().err
+
+
+def test_score_takes_the_rewards_of_a_config(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"id": "a", "answer": "red", "completions": ["<answer>red</answer>"]}\n')
+    (tmp_path / "run.yaml").write_text("run_dir: r\nmodel: {path: m}\nrewards: [{name: accuracy, weight: 3}]\n")
+    files = [str(tmp_path / name) for name in ("texts.jsonl", "run.yaml", "o")]
+    assert main(["score", files[0], "--config", files[1], "--out", files[2]]) == 0
+    assert json.loads((tmp_path / "o").read_text())["scores"][0]["total"] == 3.0
+
+
+def test_score_fails_when_nothing_could_be_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.py").write_text("def fn(sample, text):\n    raise RuntimeError('broken')\n")
+    (tmp_path / "texts.jsonl").write_text('{"id": "a", "answer": "red", "completions": ["red"]}\n')
+    assert main(["score", str(tmp_path / "texts.jsonl"), "--reward", f"{tmp_path}/bad.py:fn"]) == 1
+    assert "broken" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rewards", [[], ["--reward", "accuracy", "--config", "run.yaml"]])
+def test_score_needs_rewards_from_one_place(rewards: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "texts.jsonl", *rewards]) == 2
+    assert "give either --reward" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    line = f"{sys.executable} -m mmreason.cli rewards | true"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+
+
+def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, time\n\ndef fn(sample, text):\n    pathlib.Path('started').touch()\n    time.sleep(25)\n"
+    )
+    (tmp_path / "texts.jsonl").write_text('{"id": "a", "answer": "red", "completions": ["red"]}\n')
+    line = [sys.executable, "-m", "mmreason.cli", "score", "texts.jsonl", "--reward", "slow.py:fn"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(line, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "started").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and its workers
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
