@@ -20,12 +20,13 @@ from typing import Any
 from mmreason.rewards.symbolic import parse_marked, same_math
 from mmreason.rewards.texts import rouge_mean, word_accuracy
 
-_FIRST_ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
-
 
 def _first_answer(completion: str) -> str | None:
-    match = _FIRST_ANSWER.search(completion)
-    return match[1] if match else None
+    """Content of the first `<answer>` up to the next closing tag, stripped; not a regular expression, which is
+    quadratic in repeated opening tags."""
+    _, opening, rest = completion.partition("<answer>")
+    content, closing, _ = rest.partition("</answer>")
+    return content.strip() if opening and closing else None
 
 
 def video_r1(completion: str, gold: Any, task: str) -> float:

@@ -92,7 +92,8 @@ def test_a_letter_is_right_only_for_itself(gold: str, said: str, shape: str) -> 
     ("gold", "answer", "expected"),
     [
         ("5", "5", 1), ("5", "5.0", 1), ("5", "+5", 1), ("1000", "1,000", 1), ("1,000", "1,000.00", 1),
-        ("5", "5 cm", 1), ("5", "5 cm^2", 1), ("0.5", "1/2", 1), ("0.5", "\\frac{1}{2}", 1), ("1.5", "1 1/2", 1), ("1000", "1e3", 1),
+        ("5", "5 cm", 1), ("5", "5 cm^2", 1), ("0.5", "1/2", 1), ("0.5", "\\frac{1}{2}", 1),
+        ("1.5", "1 1/2", 1), ("1000", "1e3", 1),
         ("2000", "2 \\times 10^3", 1), ("-5", "\u22125", 1), ("-5", "minus 5", 1), ("5", "-5", 0), ("5", "five", 1),
         ("5", "There are 5 apples.", 1), ("5", "$5", 1), ("5", "x = 5", 1), ("3500000", "3.5 million", 1),
         ("50", "50%", 1), ("0.5", "50%", 1), ("50%", "0.5", 1), ("50%", "50", 1), ("50%", "50 percent", 1),
@@ -142,6 +143,16 @@ def test_counting(answer: str, expected: int) -> None:
 )  # fmt: skip
 def test_math(gold: Any, answer: str, expected: int) -> None:
     assert value_of(answer, sample(gold, "math")) == expected
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "answer", ["9^{9^{9^{9}}}", "9^9^9^9", "10^{99999999999}", "(x+1)^{5000}", "99999999!", "1+" * 2000]
+)
+def test_formulas_without_end_are_no_answer(answer: str) -> None:
+    (score,) = bind("accuracy", {})(sample("5", "math"), answered(answer))
+    assert (score.total, score.flags["answered"]) == (0, False)
+    assert value_of("2^{2024}", sample("4^{1012}", "math")) == 1
 
 
 def test_math_works_outside_the_main_thread() -> None:
@@ -263,7 +274,8 @@ def test_cosmos_ignores_case() -> None:
         ("numeric", "abc"), ("numeric", "3 or 4"), ("numeric", True), ("numeric", None), ("numeric", []),
         ("numeric", ["5", "x"]), ("counting", "2.5"), ("counting", -1), ("mcq", "Q"), ("mcq", "purple"), ("mcq", 1),
         ("mcq", ["A", "B"]), ("mcq", ""), ("math", ""), ("math", "no solution at all"), ("math", None), ("math", True),
-        ("exact", ""), ("exact", None), ("exact", {"a": 1}), ("yes_no", "maybe"), ("free_form", " "), ("ocr", 5), ("regression", "x"),
+        ("exact", ""), ("exact", None), ("exact", {"a": 1}), ("yes_no", "maybe"), ("free_form", " "), ("ocr", 5),
+        ("regression", "x"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("variant", ["sane", "video_r1", "r1_v"])
