@@ -23,7 +23,7 @@ def write_checkpoint(
     weights (the model itself does not change). Raises CheckpointError where the folder cannot be written or a name of
     the model is missing from `state`.
     """
-    weights = merge_adapters(state, adapter_scale)
+    weights = {name: _own(tensor) for name, tensor in merge_adapters(state, adapter_scale).items()}
     expected = {name.replace(".base_layer.", ".") for name in model.state_dict() if not _is_adapter(name)}
     if weights.keys() != expected:
         odd = sorted(weights.keys() ^ expected)
@@ -50,6 +50,12 @@ def merge_adapters(state: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
             tensor = (tensor.float() + scale * (high.to(tensor.device) @ low.to(tensor.device))).to(tensor.dtype)
         plain[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = tensor
     return plain
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy where the tensor is a window into a larger buffer (ZeRO-1 and 2 flatten parameters), which cannot be saved."""
+    window = tensor.untyped_storage().nbytes() != tensor.nbytes
+    return tensor.detach().clone() if window else tensor
 
 
 def _is_adapter(name: str) -> bool:

@@ -121,7 +121,7 @@ def _attempt(phase: Callable[[], None], target: Path) -> str | None:
     """Run one phase; the reason when the disk refused it. Other errors are ours and go up."""
     try:
         phase()
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, CheckpointError) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         reason = "the disk is full; free some space or point run_dir elsewhere" if full else str(error)
         return f"{target}: checkpoint not saved: {reason}"

@@ -39,7 +39,8 @@ class Engine:
                 "or remove train.deepspeed"
             )
         self.max_grad_norm = config.max_grad_norm
-        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        # Asked of torch, not of accelerate: DeepSpeed on CPUs has several processes where accelerate counts one.
+        self.rank, self.world = _place()
         self.device = self.accelerator.device
         self.model: Any = None
         self.optimizer: Any = None
@@ -56,7 +57,8 @@ class Engine:
 
     @property
     def is_main(self) -> bool:
-        return bool(self.accelerator.is_main_process)
+        """The one process that writes logs and checkpoints."""
+        return self.rank == 0
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add this micro-batch's gradients. `last` is the one that syncs processes; DeepSpeed steps there, too."""
@@ -108,7 +110,9 @@ class Engine:
         return everyone
 
     def wait(self) -> None:
-        self.accelerator.wait_for_everyone()
+        """Until every process is here."""
+        if self.world > 1:
+            torch.distributed.barrier()
 
     @property
     def partitioned(self) -> bool:
@@ -143,7 +147,8 @@ class Engine:
     def load_optimizer(self, folder: Path) -> None:
         """Undo `save_optimizer`. Raises CheckpointError when the parameters are not the same ones."""
         if self.deepspeed:
-            path, _ = self.model.load_checkpoint(str(folder / "deepspeed"), tag="state")
+            # Not strict: frozen parameters are not in it; they were loaded with the model.
+            path, _ = self.model.load_checkpoint(str(folder / "deepspeed"), tag="state", load_module_strict=False)
             if path is None:
                 raise CheckpointError(f"{folder}: DeepSpeed found no state in it; was it written without DeepSpeed?")
             return
@@ -174,6 +179,13 @@ class Engine:
     def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for names, group in zip(self._names, self.optimizer.param_groups, strict=True):
             yield from zip(names, group["params"], strict=True)
+
+
+def _place() -> tuple[int, int]:
+    """This process's rank, and how many processes there are."""
+    if not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 _ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
