@@ -53,7 +53,7 @@ def merge_adapters(state: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """A copy where the tensor is a window into a larger buffer (ZeRO-1 and 2 flatten parameters), which cannot be saved."""
+    """A copy where the tensor is a window into a larger buffer (ZeRO-1 and 2 make those): windows cannot be saved."""
     window = tensor.untyped_storage().nbytes() != tensor.nbytes
     return tensor.detach().clone() if window else tensor
 
