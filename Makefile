@@ -22,8 +22,10 @@ test: $(STAMP) ## Run all tests
 	$(BIN)/python -m pytest
 
 lint: $(STAMP) ## Run ruff and mypy --strict
-	$(BIN)/ruff check $(CODE)
-	$(BIN)/mypy $(filter-out processors rewards,$(CODE))
+	@failed=0; \
+	$(BIN)/ruff check $(CODE) || failed=1; \
+	$(BIN)/mypy $(filter-out processors rewards,$(CODE)) || failed=1; \
+	exit $$failed
 
 clean: ## Remove .venv, caches and built packages (never runs)
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = verbs.add_parser("doctor", help="show what works on this machine, and how to mend what does not")
     doctor.set_defaults(verb=_doctor)
     for verb in verbs.choices.values():  # so that it may stand at the end of the line, too
-        verb.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+        verb.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
     return parser
 
 
