@@ -47,9 +47,14 @@ def _card(group: Mapping[str, Any], media: str) -> str:
     best_first = sorted(rollouts, key=lambda rollout: -_total(rollout))
     return (
         f"<article><h3>{head}</h3><div class='question'>{media}<div><pre>{_text(group.get('prompt'))}</pre>"
+        f"{_options(group.get('options') or ())}"
         f"<p class='gold'>gold answer <b>{_text(gold)}</b></p></div></div>"
         f"<table class='answers'><tbody>{''.join(_row(rollout) for rollout in best_first)}</tbody></table></article>"
     )
+
+
+def _options(options: Sequence[str]) -> str:
+    return f"<ol>{''.join(f'<li>{_text(option)}</li>' for option in options)}</ol>" if options else ""
 
 
 def _row(rollout: Mapping[str, Any]) -> str:

@@ -27,6 +27,8 @@ LARGEST_SIDE = 240
 KEY_FRAMES = 6
 BARS = 160
 """Bars of a waveform."""
+WINDOW = 640
+"""Samples of one stretch of a spectrogram: 40 ms."""
 
 _SIZES = MediaConfig(
     workers=1,
@@ -68,7 +70,8 @@ def _figure(item: Mapping[str, Any], decoded: Decoded | MediaError | None) -> st
         return _note(kind, f"{name}: cannot be shown: {decoded.reason}")
     if kind == "audio":
         assert decoded.rate is not None
-        return _framed(waveform(decoded.data), f"{name}, {len(decoded.data) / decoded.rate:.2f} s")
+        content = waveform(decoded.data) + _picture(spectrogram(decoded.data), f"spectrogram of {name}")
+        return _framed(content, f"{name}, {len(decoded.data) / decoded.rate:.2f} s: waveform, and pitch over time")
     if kind == "video":
         frames = "".join(_picture(frame, f"{name} at {at:.2f} s") for frame, at in _frames(decoded))
         return _framed(f"<div class='film'>{frames}</div>", f"{name}, {len(decoded.data)} frames in order")
@@ -100,6 +103,18 @@ def _picture(pixels: NDArray[np.uint8], name: str) -> str:
     return f"<img src='data:image/{kind};base64,{data}' {size} alt=\"{escape(name, quote=True)}\">"
 
 
+def spectrogram(samples_N: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """uint8 [80, 320, 3]: loudness by time and frequency, 0 Hz at the bottom, dark is quiet. Up to 4 kHz at 16 kHz."""
+    starts = np.linspace(0, max(0, len(samples_N) - WINDOW), 2 * BARS).astype(int)
+    padded_N = np.pad(samples_N, (0, max(0, WINDOW - len(samples_N))))
+    windows_TW = np.stack([padded_N[start : start + WINDOW] for start in starts]) * np.hanning(WINDOW)
+    power_FT = np.log10(np.abs(np.fft.rfft(windows_TW)[:, : WINDOW // 4]).T + 1e-3)
+    power_FT = power_FT[:: -max(1, WINDOW // 4 // 80)]
+    shares_FT = (power_FT - power_FT.min()) / max(float(np.ptp(power_FT)), 1e-6)
+    colours_C = np.array([0.35, 0.6, 1.0])  # dark blue to white
+    return (255 * shares_FT[..., None] ** (1 / colours_C)).astype(np.uint8)
+
+
 def waveform(samples_N: NDArray[np.float32]) -> str:
     """Lowest and highest value of each of BARS stretches, as SVG. Scaled to the loudest sample."""
     stretches = np.array_split(samples_N, min(BARS, len(samples_N)))
@@ -108,5 +123,5 @@ def waveform(samples_N: NDArray[np.float32]) -> str:
     for index, stretch in enumerate(stretches):
         top, bottom = (40 - 36 * float(value) / loudest for value in (stretch.max(), stretch.min()))
         bars.append(f"M{2 * index + 1} {top - 0.5:.1f}V{bottom + 0.5:.1f}")
-    box = f"viewBox='0 0 {2 * BARS} 80' role='img' aria-label='waveform'"
+    box = f"viewBox='0 0 {2 * BARS} 80' preserveAspectRatio='none' role='img' aria-label='waveform'"
     return f"<svg class='wave' {box}><path d='{''.join(bars)}'/></svg>"
