@@ -18,8 +18,8 @@ venv: $(STAMP) ## Make .venv with everything in it (also done by the other targe
 demo: $(STAMP) ## Train a tiny omni model on images, video, audio and text; about 6 minutes on 2 cores
 	$(BIN)/mmreason demo
 
-test: $(STAMP) ## Run all tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## Run all tests; they need no network and no GPU
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
 lint: $(STAMP) ## Run ruff and mypy --strict
 	@failed=0; \
