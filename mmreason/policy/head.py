@@ -56,7 +56,10 @@ class ScoringHead(nn.Linear):
 
     @contextmanager
     def scoring(self, plan: ScoringPlan) -> Iterator[None]:
-        """Inside, forward([1, T, D]) returns float32 [1, N, 2]: log-prob and entropy of each planned token."""
+        """Inside, forward([1, T, D]) returns float32 [1, N, 2]: log-prob and entropy of each planned token.
+
+        A batch [B, T, D] counts as one row of B x T tokens.
+        """
         assert self.plan is None, "scoring inside scoring"
         self.plan = plan
         try:
@@ -67,7 +70,7 @@ class ScoringHead(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if self.plan is None:
             return super().forward(input)
-        hidden_ND = input[0].index_select(0, self.plan.source)
+        hidden_ND = input.flatten(0, 1).index_select(0, self.plan.source)
         scores: Tensor = _Score.apply(hidden_ND, self.weight, self.plan)  # type: ignore[no-untyped-call]
         return scores[None]
 

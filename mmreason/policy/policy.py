@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoProcessor, GenerationConfig, PreTrainedModel
 
@@ -133,8 +131,9 @@ class Policy:
         self, batch: Batch, *, temperature: float = 1.0, forward: Forward | None = None
     ) -> TokenScores:
         """Scores under the model before training: adapters off, or the frozen copy that `load_policy` was asked for."""
-        if isinstance(self.model, PeftModel):
-            with self.model.disable_adapter():
+        if self.model is not self.base:
+            adapted: Any = self.model
+            with adapted.disable_adapter():
                 return self.token_scores(batch, temperature=temperature, forward=forward, grad=False)
         if self.reference is None:
             raise ModelError("reference log-probs were asked for, but this policy was loaded without a reference")
@@ -270,15 +269,18 @@ def _freeze(model: nn.Module, family: Family, frozen: tuple[str, ...]) -> None:
         parameter.requires_grad_(family.part_of(name) not in frozen and name not in family.never_trained)
 
 
-def _with_adapters(base: PreTrainedModel, family: Family, config: ModelConfig) -> PeftModel:
+def _with_adapters(base: PreTrainedModel, family: Family, config: ModelConfig) -> nn.Module:
+    import peft  # takes seconds, and most runs have no adapters
+
     assert config.lora is not None
-    lora = PeftLoraConfig(
+    lora = peft.LoraConfig(
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,  # type: ignore[arg-type]  # any number; annotated too narrowly
         lora_dropout=config.lora.dropout,
         target_modules=adapter_pattern(family, config.lora.targets),
     )
-    return PeftModel(base, lora)
+    adapted: nn.Module = peft.PeftModel(base, lora)
+    return adapted
 
 
 def _formulation(config: ModelConfig, device: torch.device) -> Formulation:
