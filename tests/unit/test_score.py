@@ -78,6 +78,15 @@ def test_a_bad_line_is_named_and_nothing_is_written(tmp_path: Path, bad: Any, me
     assert [path.name for path in tmp_path.iterdir()] == ["c.jsonl"]
 
 
+def test_a_bad_last_line_is_found_before_the_first_is_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "c.jsonl", *[row()] * 300, "{")
+    with pytest.raises(DataError, match=r"c\.jsonl:301"):
+        score_file(source, REWARDS[:1])
+    assert capsys.readouterr().out == ""
+
+
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         score_file(tmp_path / "none.jsonl", REWARDS)
