@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmreason.plugins import nearest
-from mmreason.rewards.base import extract_answer, one_line
+from mmreason.rewards.base import BAD_GOLD, extract_answer, one_line
 from mmreason.rewards.choices import read_choice
 from mmreason.rewards.numbers import Number, read_number, same_number
 from mmreason.rewards.published import GRADERS
@@ -74,7 +74,7 @@ def accuracy(
         return [Score(total=None, error=error)] * len(rollouts)
     golds = _golds(sample, TASKS[kind])
     if isinstance(golds, str):
-        return [Score(total=None, error=golds)] * len(rollouts)
+        return [Score(total=None, error=golds, flags={BAD_GOLD: True})] * len(rollouts)
     if variant != "sane":
         texts = _gold_texts(sample)
         values = [max(GRADERS[variant](rollout.text, gold, kind) for gold in texts) for rollout in rollouts]

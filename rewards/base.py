@@ -29,6 +29,9 @@ from mmreason.types import Rollout, Sample, Score
 RewardFn = Callable[..., Sequence[Score]]
 """Signature A."""
 
+BAD_GOLD = "bad_gold"
+"""Flag of a score without a total whose sample can never be scored: training puts that sample into quarantine."""
+
 _ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast, get_args
 
 from mmreason.errors import DataError
 from mmreason.geometry import Size, convert_box
-from mmreason.rewards.base import extract_answer, one_line
+from mmreason.rewards.base import BAD_GOLD, extract_answer, one_line
 from mmreason.types import Box, CoordinateFrame, Geometry, Rollout, Sample, Score
 
 Variant = Literal["plain", "vlmr1", "plus_one"]
@@ -59,7 +59,7 @@ def iou(
         spoken = _spoken_frame(sample, frame, geometry)
         values = [_overlap(read_box(rollout.text, spoken), gold, geometry, variant) for rollout in rollouts]
     except DataError as error:
-        return [Score(total=None, error=f"{sample.id}: {error}")] * len(rollouts)
+        return [Score(total=None, error=f"{sample.id}: {error}", flags={BAD_GOLD: True})] * len(rollouts)
     return [_score(value, power, threshold) for value in values]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmreason.algorithms.advantages import has_signal
 from mmreason.config import RunConfig
 from mmreason.errors import DataError
-from mmreason.rewards.base import keep_mask
+from mmreason.rewards.base import BAD_GOLD, keep_mask
 from mmreason.rollout.base import SamplingParams
 from mmreason.train.run import Run
 from mmreason.train.tally import Tally, tally_groups
@@ -100,7 +100,7 @@ def seed_of(*parts: object) -> int:
 def _useful(run: Run, group: RolloutGroup) -> bool:
     """Whether to train on this group; rollouts without a score are handled as `scoring.on_error` says."""
     kept = keep_mask(group.scores, run.config.scoring.on_error)
-    if any(score.flags.get("bad_gold") for score in group.scores):
+    if any(score.flags.get(BAD_GOLD) for score in group.scores):
         reason = next((score.error for score in group.scores if score.error), "cannot be scored")
         run.feed.reject(group.sample, DataError(f"its gold answer: {reason}"))
     if not any(kept):
