@@ -124,7 +124,7 @@ def _frame_times(container: Any, stream: Any, limits: Limits) -> tuple[float, Ar
                 raise Refusal(TOO_LONG, f"at most {limits.video_seconds:g} s are allowed")
     if untimed:  # a raw stream: nothing but its nominal rate says when a frame is shown
         rate = float(stream.average_rate or 0)
-        stamps = [(index / rate if rate else 0.0, key) for index, (_, key) in enumerate(stamps)]
+        stamps = [(index / rate if rate else 0.0, False) for index in range(len(stamps))]  # nor can it be sought in
     shown = np.sort(np.array([seconds for seconds, _ in stamps]))
     keys = np.sort(np.array([seconds for seconds, key in stamps if key]))
     _check_times(shown, stream, ends, _header_seconds(container, stream))

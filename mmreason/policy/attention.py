@@ -275,6 +275,17 @@ def _compiled_flex() -> Callable[..., Tensor]:
 _FORMULATIONS = {"dense": dense_attention, "merge": merge_attention, "flex": flex_attention_tree}
 
 
+def decode_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+    """One new token per row, [R, H, 1, D], against a cache [R, H', K, D]; mask bool [R, 1, 1, K] or None.
+
+    The query heads that share a key head stand side by side as its queries. transformers' SDPA repeats keys and values
+    per query head instead, which copies the whole cache at every token wherever there is a mask.
+    """
+    rows, heads, _, size = q.shape
+    grouped = q.reshape(rows, k.shape[1], heads // k.shape[1], size)
+    return scaled_dot_product_attention(grouped, k, v, attn_mask=mask, scale=scale).reshape(rows, heads, 1, size)
+
+
 def tree_attention(
     module: nn.Module,
     query: Tensor,
@@ -291,6 +302,8 @@ def tree_attention(
     Returns [B, T, H, D] as transformers expects. Without `tree_layout` it is SDPA with the mask given.
     """
     if tree_layout is None:
+        if query.shape[2] == 1 and not dropout:
+            return decode_attention(query, key, value, attention_mask, scaling).transpose(1, 2), None
         out, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )

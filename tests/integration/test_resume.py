@@ -20,27 +20,28 @@ import os, signal
 from pathlib import Path
 
 def kill_trainer_once(sample, text):
-    """A reward that kills the training process on its 30th call, the first time round."""
+    """Kills the training process on its 30th call, the first time round; scores as HARMLESS does."""
     count, done = Path("calls"), Path("killed")
     calls = int(count.read_text()) + 1 if count.exists() else 1
     count.write_text(str(calls))
     if calls == 30 and not done.exists():
         done.touch()
         os.kill(os.getppid(), signal.SIGKILL)
-    return 0.0
+    return len(text) % 5 / 5
 '''
+HARMLESS = "def kill_trainer_once(sample, text):\n    return len(text) % 5 / 5\n"
 
 
 def _grpo(folder: Path, model: Path, data: DemoFiles, reward: str) -> dict[str, object]:
     values = config(folder / "run", model, data, "grpo", scoring={"workers": 1})
-    values["rewards"].append({"name": f"{reward}:kill_trainer_once", "weight": 0.0})
+    values["rewards"].append({"name": f"{reward}:kill_trainer_once", "weight": 1.0})
     return values
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny_omni: Path, demo_data: DemoFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "killer.py").write_text("def kill_trainer_once(sample, text):\n    return 0.0\n")
+    (folder / "killer.py").write_text(HARMLESS)
     finish(start(_grpo(folder, tiny_omni, demo_data, "killer.py"), folder))
     return folder / "run"
 

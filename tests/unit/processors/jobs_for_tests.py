@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from mmreason.processors.base import Refusal
@@ -21,8 +22,13 @@ def sleep(seconds: float) -> str:
     return "slept"
 
 
-def stuck_in_native_code() -> None:
-    """Holds the interpreter lock in a C call: no signal handler and no thread of this process could end it."""
+def stuck_in_native_code(note: str = "") -> None:
+    """Holds the interpreter lock in a C call: no signal handler and no thread of this process could end it.
+
+    note: folder in which a file named by this process says that it has come so far.
+    """
+    if note:
+        Path(note, str(os.getpid())).touch()
     ctypes.PyDLL(None).sleep(1000)
 
 

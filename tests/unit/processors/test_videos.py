@@ -14,7 +14,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
 from mmreason.errors import ConfigError, MediaError
-from mmreason.processors.backends import READERS, choose_decoder, problem
+from mmreason.processors.backends import READERS, _keyframe_to_seek, choose_decoder, problem
+from mmreason.processors.base import Facts
 from mmreason.types import MediaRef
 from tests.media_files import Array, clip, cut, picture, tone, write_audio, write_video
 from tests.unit.processors.helpers import load, reason, ref
@@ -111,7 +112,7 @@ def test_odd_size(tmp_path: Path) -> None:
     assert decoded.original == (63, 47)
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".avi"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".avi", ".h264"])
 def test_long_video_is_sampled_by_seeking(tmp_path: Path, suffix: str) -> None:
     frames = clip(224)
     codec = "mpeg4" if suffix == ".avi" else "libx264"
@@ -120,6 +121,14 @@ def test_long_video_is_sampled_by_seeking(tmp_path: Path, suffix: str) -> None:
     shift = 1 if suffix == ".avi" else 0  # see above
     wanted = levels(frames)[np.rint(np.linspace(0, 223, 4)).astype(int)]
     np.testing.assert_allclose(levels(decoded.data), wanted, atol=4 + shift)
+
+
+def test_seeks_only_where_it_pays() -> None:
+    times = np.arange(1000) / 25
+    facts = Facts(digest="", format="MP4", times=times, keyframes=times[::50])
+    assert _keyframe_to_seek(facts, 0.5, 0.0) is None  # before the second keyframe: decode on
+    assert _keyframe_to_seek(facts, 2.1, 1.9) is None  # it comes by itself, 3 frames ahead
+    assert _keyframe_to_seek(facts, 21.0, 1.9) == 20.0
 
 
 def test_start_and_end(tmp_path: Path) -> None:

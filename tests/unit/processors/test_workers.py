@@ -108,17 +108,15 @@ def test_close_ends_the_processes_and_the_pool_starts_again() -> None:
     pool.close()
 
 
-def test_workers_die_with_a_killed_parent() -> None:
+def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from mmreason.processors.workers import WorkerPool; "
-        "from tests.unit.processors import jobs_for_tests as jobs; pool = WorkerPool(2, 1000.0); "
-        "print(*pool.run([(jobs.process_id, ()), (jobs.sleep, (0.2,)), (jobs.process_id, ())]), flush=True); "
-        "pool.run([(jobs.stuck_in_native_code, ())] * 2)"
+        "import sys; from mmreason.processors.workers import WorkerPool; "
+        "from tests.unit.processors import jobs_for_tests as jobs; "
+        "WorkerPool(2, 1000.0).run([(jobs.stuck_in_native_code, (sys.argv[1],))] * 2)"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        children = [int(word) for word in parent.stdout.readline().split() if word.isdigit()]
-        assert children
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as parent:
+        assert eventually(lambda: len(list(tmp_path.iterdir())) == 2, 60)
+        children = [int(path.name) for path in tmp_path.iterdir()]
         assert all(alive(child) for child in children)
         parent.kill()
         parent.wait()

@@ -181,6 +181,17 @@ def test_a_stop_text_ends_and_is_cut(bench: Bench) -> None:
     assert letter not in bench.text(ids[:-1])
 
 
+def test_a_stop_text_of_several_tokens(bench: Bench) -> None:
+    params = SamplingParams(max_new_tokens=40)
+    (free,) = bench.engine.generate(bench.prompts[:1], 1, params, [[5]])[0]
+    ids = free.segments[0].ids
+    texts = [bench.text(ids[start : start + 3]) for start in range(len(ids) - 2)]
+    start = next(i for i, text in enumerate(texts) if i > 2 and "\ufffd" not in text and len(text) >= 3)
+    (cut,) = bench.engine.generate(bench.prompts[:1], 1, replace(params, stop=(texts[start],)), [[5]])[0]
+    assert torch.equal(cut.segments[0].ids, ids[: start + 3])
+    assert cut.text == bench.text(ids[:start])
+
+
 def test_cut_takes_the_first_of_several() -> None:
     assert _cut("a b c", ("c", "b")) == "a "
     assert _cut("a b c", ("x",)) == "a b c"

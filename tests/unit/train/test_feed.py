@@ -45,7 +45,7 @@ def test_an_epoch_has_every_sample_once_and_the_next_another_order(tmp_path: Pat
 
 def test_processes_share_an_epoch(tmp_path: Path) -> None:
     parts = [_ids(_feed(tmp_path, 12, rank=rank, world=3).take(4)) for rank in range(3)]
-    assert sorted(sum(parts, [])) == sorted(map(str, range(12)))
+    assert sorted(name for part in parts for name in part) == sorted(map(str, range(12)))
 
 
 def test_bad_samples_are_replaced_and_never_tried_again(tmp_path: Path) -> None:
