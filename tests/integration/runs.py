@@ -67,10 +67,14 @@ def finish(process: subprocess.Popen[str], *, expect: int = 0, timeout: float = 
     return output
 
 
+def tensors_of(model: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint folder."""
+    return {name: tensor for file in model.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
     """The exported model of a run."""
-    files = sorted((run_dir / "model").glob("*.safetensors"))
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    return tensors_of(run_dir / "model")
 
 
 def metrics(run_dir: Path, kind: str = "train") -> list[dict[str, Any]]:

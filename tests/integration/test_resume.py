@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mmreason.demo.media import DemoFiles
-from tests.integration.runs import config, finish, metrics, start, weights
+from tests.integration.runs import config, finish, metrics, start, tensors_of, weights
 
 KILLER = '''
 import os, signal
@@ -21,11 +21,11 @@ from pathlib import Path
 
 def kill_trainer_once(sample, text):
     """Kills the training process on its 30th call, the first time round; scores as HARMLESS does."""
-    count, done = Path("calls"), Path("killed")
-    calls = int(count.read_text()) + 1 if count.exists() else 1
-    count.write_text(str(calls))
-    if calls == 30 and not done.exists():
-        done.touch()
+    with open("calls", "ab") as calls:  # one byte per call: whole, whenever this process dies
+        calls.write(b".")
+        count = calls.tell()
+    if count == 30 and not Path("killed").exists():
+        Path("killed").touch()
         os.kill(os.getppid(), signal.SIGKILL)
     return len(text) % 5 / 5
 '''
@@ -57,15 +57,8 @@ def _equal(first: Path, second: Path) -> None:
 
 
 def test_the_undisturbed_run_learns_something(undisturbed: Path, tiny_omni: Path) -> None:
-    before = weights_of(tiny_omni)
-    after = weights(undisturbed)
+    before, after = tensors_of(tiny_omni), weights(undisturbed)
     assert any(not torch.equal(before[name], after[name]) for name in before)
-
-
-def weights_of(model: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return {name: tensor for file in model.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
 def test_killed_while_rewards_are_computed(
