@@ -62,7 +62,8 @@ def main() -> None:
         build_tiny("qwen2_5_vl", Path(folder), **SIZES)
         policy = load_policy(ModelConfig(path=folder, freeze=(), attention=chosen.attention))
     size = sum(parameter.numel() for parameter in policy.base.parameters()) / 1e6
-    print(f"{size:.1f} M parameters, answers of {ANSWER} tokens, {chosen.repeats} repeats, {chosen.threads} threads, {chosen.clock} time\n")
+    print(f"{size:.1f} M parameters, answers of {ANSWER} tokens, {chosen.repeats} repeats, ", end="")
+    print(f"{chosen.threads} threads, {chosen.clock} time\n")
     print("| prompt | tokens | G | tree, ms | padded, ms | measured | ceiling | share |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for kind in ("text", "image"):
@@ -71,9 +72,7 @@ def main() -> None:
                 print(measure(policy, kind, tokens, group, chosen.repeats, CLOCKS[chosen.clock]), flush=True)
 
 
-def measure(
-    policy: Policy, kind: str, tokens: int, group: int, repeats: int, clock: Callable[[], float]
-) -> str:
+def measure(policy: Policy, kind: str, tokens: int, group: int, repeats: int, clock: Callable[[], float]) -> str:
     """One row of the table."""
     tree = make_tree(policy, kind, tokens, group)
     sides = (tree_update(policy, tree), padded_update(policy, tree))

@@ -7,6 +7,7 @@ Ctrl-C. `--debug` shows the traceback instead.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import sys
@@ -100,6 +101,7 @@ def _train(args: argparse.Namespace) -> int:
     from mmreason.config import load_config
 
     config = load_config(args.config, args.overrides)
+    _quiet_libraries()
     from mmreason.train import run  # imports torch: a wrong config is refused before that
 
     folder = run(config)
@@ -109,10 +111,25 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
+    _quiet_libraries()
     from mmreason.demo.run import main as demo
 
     demo(args.folder, seed=args.seed, control=not args.no_control)
     return 0
+
+
+def _quiet_libraries() -> None:
+    """Take out what libraries print on every run and no user can act on; their other messages stay."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it had to guess
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    config_logger = logging.getLogger("transformers.configuration_utils")
+    # Every Qwen2.5-Omni checkpoint: its talker's config names tokens of another vocabulary.
+    config_logger.addFilter(lambda record: not record.getMessage().startswith("Model config: "))
 
 
 def _score(args: argparse.Namespace) -> int:

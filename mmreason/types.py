@@ -119,7 +119,7 @@ class Sample:
 
     @property
     def modality(self) -> str:
-        """"text", "image", "images", "video", "audio", "video+sound" or a mix such as "audio+image"."""
+        """ "text", "image", "images", "video", "audio", "video+sound" or a mix such as "audio+image"."""
         kinds = [f"{ref.kind}+sound" if ref.sound else ref.kind for ref in self.media]
         plural = {kind: kind + "s" if kind == "image" and kinds.count(kind) > 1 else kind for kind in kinds}
         return "+".join(sorted(set(plural.values()))) or "text"

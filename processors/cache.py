@@ -45,6 +45,7 @@ class DiskCache:
         self.failed_writes = 0
 
     def get(self, key: str) -> Decoded | None:
+        """What was put under this key, or None; a damaged file is removed."""
         path = self._path(key)
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

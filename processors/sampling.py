@@ -49,6 +49,7 @@ _VERSION = 1
 
 
 def limits_of(config: MediaConfig) -> Limits:
+    """The limits to what a file may be, as the config sets them."""
     return Limits(
         pixels=config.image_max_source_pixels,
         video_seconds=config.video_max_seconds,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -40,7 +41,7 @@ def main(folder: Path, *, seed: int = 0, control: bool = True) -> list[Row]:
     if not (model / "config.json").exists():
         build_tiny("qwen2_5_omni", model, seed=seed, corpus=_texts(data), **_demo_settings()["model"])
     say = _Narrator(started)
-    say("1/3 cold start: SFT on a few correct demonstrations")
+    say("1/3 cold start: a short SFT on correct demonstrations")
     sft = _stage("sft", folder / "sft", model, data, seed, {})
     cold = run(sft)
     say("2/3 GRPO: the model's own answers, rewarded when they are right")
@@ -86,8 +87,8 @@ def _cell(metrics: dict[str, float], name: str) -> str:
     return f"{share:.0f} [{low:.0f}-{high:.0f}]"
 
 
-def _demo_settings() -> dict[str, dict[str, int]]:
-    settings: dict[str, dict[str, int]] = yaml.safe_load(files("mmreason.demo").joinpath("demo.yaml").read_text())
+def _demo_settings() -> dict[str, dict[str, Any]]:
+    settings: dict[str, dict[str, Any]] = yaml.safe_load(files("mmreason.demo").joinpath("demo.yaml").read_text())
     return settings
 
 
@@ -108,9 +109,7 @@ def _texts(data: DemoFiles) -> list[str]:
     return texts + [demo for row in rows for demo in row["demos"]]
 
 
-def _stage(
-    name: str, run_dir: Path, model: Path, data: DemoFiles, seed: int, train: dict[str, object]
-) -> RunConfig:
+def _stage(name: str, run_dir: Path, model: Path, data: DemoFiles, seed: int, train: dict[str, object]) -> RunConfig:
     """The shipped config of one stage with this demo's paths, checked like any user's config."""
     values = yaml.safe_load(files("mmreason.demo").joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
     values["run_dir"], values["seed"] = str(run_dir), seed

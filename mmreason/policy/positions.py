@@ -83,9 +83,7 @@ def expand_ids(engine_ids: Tensor, media: Sequence[MediaTensors], rules: MediaRu
     return torch.tensor(expanded, dtype=torch.int64)
 
 
-def rope_positions(
-    ids: Tensor, media: Sequence[MediaTensors], start: int, rules: MediaRules
-) -> tuple[Tensor, int]:
+def rope_positions(ids: Tensor, media: Sequence[MediaTensors], start: int, rules: MediaRules) -> tuple[Tensor, int]:
     """Positions int64 [3, T] of a segment that begins at position `start`, and the first position after it.
 
     ids: int64 [T], expanded. Raises AlignmentError where runs of placeholders and items differ, with the counts.

@@ -112,7 +112,8 @@ def spectrogram(samples_N: NDArray[np.float32]) -> NDArray[np.uint8]:
     power_FT = power_FT[:: -max(1, WINDOW // 4 // 80)]
     shares_FT = (power_FT - power_FT.min()) / max(float(np.ptp(power_FT)), 1e-6)
     colours_C = np.array([0.35, 0.6, 1.0])  # dark blue to white
-    return (255 * shares_FT[..., None] ** (1 / colours_C)).astype(np.uint8)
+    pixels: NDArray[np.uint8] = (255 * shares_FT[..., None] ** (1 / colours_C)).astype(np.uint8)
+    return pixels
 
 
 def waveform(samples_N: NDArray[np.float32]) -> str:

@@ -36,9 +36,7 @@ class TornCheckpointWarning(UserWarning):
     """A checkpoint was found incomplete or damaged and is passed over."""
 
 
-def save(
-    run_dir: Path, step: int, *, write: Callable[[Path], None], is_main: bool, gather: Gather, keep: int
-) -> Path:
+def save(run_dir: Path, step: int, *, write: Callable[[Path], None], is_main: bool, gather: Gather, keep: int) -> Path:
     """Write one checkpoint. `write(folder)` runs on every process; `gather` hands one object from each to all.
 
     Raises CheckpointError, on every process, when one of them could not write; earlier checkpoints stay as they are.
@@ -161,4 +159,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-

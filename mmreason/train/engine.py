@@ -65,7 +65,7 @@ class Engine:
         if self.deepspeed:
             self.accelerator.deepspeed_engine_wrapped.backward(loss * self.world, sync_gradients=last)
             return
-        (loss * self.world).backward()
+        torch.autograd.backward(loss * self.world)
 
     @contextlib.contextmanager
     def micro_batch(self, *, last: bool) -> Iterator[None]:

@@ -61,7 +61,7 @@ class Run:
         self.rollouts = HFEngine(self.policy, self.encoder, config.rollout.max_rows)
         # SFT needs no reward to train, but its evaluations have to tell right from wrong.
         self.rewards = RewardPool(config.rewards or (RewardConfig(name="accuracy"),), config.scoring)
-        self.quarantine = Quarantine(self.run_dir / "quarantine.jsonl", config.data.max_bad_fraction)
+        self.quarantine = Quarantine(self.run_dir / "quarantine.jsonl", config.data.max_bad_fraction, self.engine.rank)
         self.feed = Feed(
             samples, self.encoder, self.quarantine, seed=config.seed, rank=self.engine.rank, world=self.engine.world
         )
@@ -69,9 +69,7 @@ class Run:
         after = None if resumed is None else self.step
         self.log = MetricsLog(self.run_dir, after_step=after, active=self.engine.is_main)
         self.timed = Stopwatch()
-        self.progress = Progress(
-            config.train.steps, self.step, active=self.engine.is_main, label=config.train.method
-        )
+        self.progress = Progress(config.train.steps, self.step, active=self.engine.is_main, label=config.train.method)
         self.stop_requested = False
         self._unsaved = False
         if self.engine.is_main:
@@ -187,7 +185,7 @@ class Run:
 
     def _mark(self) -> None:
         """Remember the state before the next step: what `save` writes, even when that step has begun."""
-        self._before = {"feed": self.feed.state, "torch": torch.get_rng_state()}
+        self._before: dict[str, Any] = {"feed": self.feed.state, "torch": torch.get_rng_state()}
 
     def _write(self, folder: Path) -> None:
         """Everything of one checkpoint but its manifest; every process writes its part."""
@@ -302,5 +300,3 @@ def gallery_record(step: int, group: RolloutGroup) -> dict[str, Any]:
             for r, s in zip(group.rollouts, group.scores, strict=True)
         ],
     }
-
-

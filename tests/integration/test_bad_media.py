@@ -72,8 +72,8 @@ def test_forty_broken_files_of_two_hundred(tiny_omni: Path, tmp_path: Path) -> N
     )
     finish(start(values, tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "run/quarantine.jsonl").read_text().splitlines()]
-    assert Counter(line["sample_id"] for line in lines) == Counter(expected.keys())
-    assert {line["sample_id"]: line["reason"] for line in lines} == expected
+    assert Counter(line["id"] for line in lines) == Counter(expected.keys())
+    assert {line["id"]: line["reason"] for line in lines} == expected
     assert len(metrics(tmp_path / "run")) == 10
     assert metrics(tmp_path / "run")[-1]["quarantined"] == 40
     position = json.loads((tmp_path / "run/checkpoints/step-00000010/rank-0.json").read_text())["feed"]

@@ -90,7 +90,7 @@ def test_colour_is_in_the_picture(demo: DemoFiles) -> None:
 def test_motion_is_in_the_order_of_the_frames(demo: DemoFiles) -> None:
     for sample in of_task(demo, "motion"):
         with av.open(path_of(sample)) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            frames = [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
         assert 4 <= len(frames) <= 8
         (x0, y0), (x1, y1) = centre(frames[0]), centre(frames[-1])
         ways = {"left": x0 - x1, "right": x1 - x0, "up": y0 - y1, "down": y1 - y0}
@@ -104,7 +104,7 @@ def test_clips_of_opposite_directions_show_the_same_frames(tmp_path: Path) -> No
     starts: dict[str, set[int]] = {}
     for sample in of_task(demo, "motion"):
         with av.open(path_of(sample)) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            frames = [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
         axis = 0 if word(sample) in ("left", "right") else 1
         starts.setdefault(word(sample), set()).update(round(centre(frame)[axis] / 4) for frame in frames)
     assert starts["left"] == starts["right"]
