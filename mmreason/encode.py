@@ -19,7 +19,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from mmreason.config import DataConfig
-from mmreason.errors import AlignmentError, DataError, MediaError, MMReasonError, ModelError
+from mmreason.errors import AlignmentError, BudgetError, DataError, MediaError, MMReasonError, ModelError
 from mmreason.policy.positions import MediaRules, expand_ids
 from mmreason.processors.pipeline import MediaPipeline
 from mmreason.types import MediaRef, MediaTensors, Message, Sample, Segment, View
@@ -121,7 +121,7 @@ class Encoder:
         except AlignmentError as error:
             raise AlignmentError(f"{sample.id}: {error}") from error
         if len(ids) > self.data.max_prompt_tokens:
-            raise DataError(
+            raise BudgetError(
                 f"{sample.id}: prompt over budget: {len(ids)} tokens > data.max_prompt_tokens "
                 f"({self.data.max_prompt_tokens}); raise it, or lower media.*_max_pixels or media.video_max_frames"
             )

@@ -4,6 +4,8 @@
     |-- ConfigError       a config file, an override or a combination of settings
     |-- PluginError       a named function, file or entry point that cannot be loaded
     |-- DataError         a row of a data file
+    |   |-- BudgetError   a prompt of more tokens than allowed
+    |   `-- GoldError     a gold answer that cannot be scored
     |-- MediaError        a media file that cannot be used (missing, corrupt, too large, ...)
     |-- AlignmentError    placeholder tokens and media features that do not match
     |-- ModelError        a model outside the family table, a checkpoint of another model, a failed self-check
@@ -18,7 +20,9 @@ from __future__ import annotations
 
 
 class MMReasonError(ValueError):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and mend. `reason`: short stable words for counters and quarantine."""
+
+    reason = "error"
 
 
 class ConfigError(MMReasonError):
@@ -32,9 +36,23 @@ class PluginError(MMReasonError):
 class DataError(MMReasonError):
     """A row of a data file is wrong; the message starts with `file:line`."""
 
+    reason = "bad row"
+
+
+class BudgetError(DataError):
+    """A prompt, media included, has more tokens than `data.max_prompt_tokens`."""
+
+    reason = "prompt too long"
+
+
+class GoldError(DataError):
+    """A gold answer that the rewards cannot score."""
+
+    reason = "bad gold"
+
 
 class MediaError(MMReasonError):
-    """A media file cannot be used. `reason` is a short stable word for counters and quarantine files."""
+    """A media file cannot be used. `source`: the file, as the row names it."""
 
     def __init__(self, source: str, reason: str, detail: str = "") -> None:
         super().__init__(f"{source}: {reason}" + (f" ({detail})" if detail else ""))
@@ -46,6 +64,8 @@ class MediaError(MMReasonError):
 
 class AlignmentError(MMReasonError):
     """The placeholder tokens of a prompt and the features of its media do not match in number."""
+
+    reason = "placeholder count"
 
 
 class ModelError(MMReasonError):

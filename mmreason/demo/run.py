@@ -7,18 +7,19 @@ checkpoints - with a model small enough to learn from scratch. Killed half-way, 
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from mmreason.config import RunConfig, build_config
 from mmreason.demo.media import DemoFiles, write_demo_data
 from mmreason.demo.tiny import build_tiny
+from mmreason.errors import ConfigError
 from mmreason.train import run
 
 MODALITIES = ("image", "video", "audio", "text")
@@ -32,32 +33,31 @@ class Row:
     metrics: dict[str, float]
 
 
-def main(folder: Path, *, seed: int = 0, control: bool = True) -> list[Row]:
-    """Run the demo into `folder` and print its table. Returns the table's rows."""
+def main(folder: Path, *, seed: int = 0, control: bool = True, share: float = 1.0) -> list[Row]:
+    """Run the demo into `folder` and print its table. Returns the table's rows.
+
+    `share` of the data and the steps: below 1 everything runs, but little is learnt. Raises ConfigError when `folder`
+    holds the demo of another seed.
+    """
     started = time.perf_counter()
+    demo = _Demo(folder, seed, share)
     print(f"mmreason demo, seed {seed}, in {folder}/", flush=True)
-    data = _data(folder / "data", seed)
-    model = folder / "tiny-omni"
-    if not (model / "config.json").exists():
-        build_tiny("qwen2_5_omni", model, seed=seed, corpus=_texts(data), **_demo_settings()["model"])
+    demo.prepare()
     say = _Narrator(started)
     say("1/3 cold start: a short SFT on correct demonstrations")
-    sft = _stage("sft", folder / "sft", model, data, seed, {})
-    cold = run(sft)
+    cold = run(demo.stage("sft", "sft", demo.model))
     say("2/3 GRPO: the model's own answers, rewarded when they are right")
-    grpo_started = time.perf_counter()
-    grpo = _stage("grpo", folder / "grpo", cold, data, seed, {})
-    trained = run(grpo)
+    trained = run(demo.stage("grpo", "grpo", cold))
     rows = [
-        Row(name="untrained", metrics=_evaluations(folder / "sft")[0]),
-        Row(name="cold start (SFT)", metrics=_evaluations(folder / "sft")[-1]),
-        Row(name="GRPO", metrics=_evaluations(folder / "grpo")[-1]),
+        Row(name="untrained", metrics=_lines(folder / "sft", "eval")[0]),
+        Row(name="cold start (SFT)", metrics=_lines(folder / "sft", "eval")[-1]),
+        Row(name="GRPO", metrics=_lines(folder / "grpo", "eval")[-1]),
     ]
     if control:
-        seconds = time.perf_counter() - grpo_started
+        seconds, steps = _as_long_as(folder / "grpo", folder / "sft")
         say(f"3/3 control: {seconds:.0f} s more of SFT on the same demonstrations instead of GRPO")
-        run(_stage("sft", folder / "control", cold, data, seed, _as_long_as(seconds, folder / "sft")))
-        rows.append(Row(name="SFT for as long", metrics=_evaluations(folder / "control")[-1]))
+        run(demo.stage("sft", "control", cold, steps))
+        rows.append(Row(name="SFT for as long", metrics=_lines(folder / "control", "eval")[-1]))
     _epilogue(folder, rows, trained, time.perf_counter() - started)
     return rows
 
@@ -87,19 +87,47 @@ def _cell(metrics: dict[str, float], name: str) -> str:
     return f"{share:.0f} [{low:.0f}-{high:.0f}]"
 
 
-def _demo_settings() -> dict[str, dict[str, Any]]:
-    settings: dict[str, dict[str, Any]] = yaml.safe_load(files("mmreason.demo").joinpath("demo.yaml").read_text())
-    return settings
+@dataclass(frozen=True, slots=True)
+class _Demo:
+    """Where one demo lives and how big it is."""
 
+    folder: Path
+    seed: int
+    share: float
 
-def _data(folder: Path, seed: int) -> DemoFiles:
-    """The demo's files; written once. The marker comes last, so that a half-written folder is written again."""
-    marker = folder / "complete"
-    found = DemoFiles(sft=folder / "sft.jsonl", train=folder / "train.jsonl", eval=folder / "eval.jsonl")
-    if not marker.exists():
-        found = write_demo_data(folder, seed=seed, **_demo_settings()["data"])
-        marker.touch()
-    return found
+    @property
+    def data(self) -> DemoFiles:
+        folder = self.folder / "data"
+        return DemoFiles(sft=folder / "sft.jsonl", train=folder / "train.jsonl", eval=folder / "eval.jsonl")
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "tiny-omni"
+
+    def prepare(self) -> None:
+        """Data and untrained model, written once. The marker comes last: what is half-written is written again."""
+        marker, mine = self.folder / "demo.json", {"seed": self.seed, "share": self.share}
+        if marker.exists():
+            found = json.loads(marker.read_text())
+            if found != mine:
+                raise ConfigError(f"{self.folder}: holds a demo of {found}, not {mine}; give another folder")
+            return
+        settings = yaml.safe_load(files("mmreason.demo").joinpath("demo.yaml").read_text(encoding="utf-8"))
+        counts = {name: max(20, round(self.share * count)) for name, count in settings["data"].items()}
+        write_demo_data(self.folder / "data", seed=self.seed, **counts)
+        build_tiny("qwen2_5_omni", self.model, seed=self.seed, corpus=_texts(self.data), **settings["model"])
+        marker.write_text(json.dumps(mine))
+
+    def stage(self, method: str, name: str, model: Path, steps: int | None = None) -> RunConfig:
+        """The shipped config of a method with this demo's paths, checked like any user's config."""
+        values = yaml.safe_load(files("mmreason.demo").joinpath(f"{method}.yaml").read_text(encoding="utf-8"))
+        values["run_dir"], values["seed"] = str(self.folder / name), self.seed
+        values["model"]["path"] = str(model)
+        values["data"]["train"] = [{"path": str(self.data.sft if method == "sft" else self.data.train)}]
+        values["data"]["eval"] = [{"path": str(self.data.eval)}]
+        values["media"]["cache_dir"] = str(self.folder / "cache")
+        values["train"]["steps"] = steps or max(1, round(self.share * values["train"]["steps"]))
+        return build_config(values, f"{method}.yaml")
 
 
 def _texts(data: DemoFiles) -> list[str]:
@@ -109,33 +137,23 @@ def _texts(data: DemoFiles) -> list[str]:
     return texts + [demo for row in rows for demo in row["demos"]]
 
 
-def _stage(name: str, run_dir: Path, model: Path, data: DemoFiles, seed: int, train: dict[str, object]) -> RunConfig:
-    """The shipped config of one stage with this demo's paths, checked like any user's config."""
-    values = yaml.safe_load(files("mmreason.demo").joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
-    values["run_dir"], values["seed"] = str(run_dir), seed
-    values["model"]["path"] = str(model)
-    values["data"]["train"] = [{"path": str(data.sft if name == "sft" else data.train)}]
-    values["data"]["eval"] = [{"path": str(data.eval)}]
-    values["media"]["cache_dir"] = str(run_dir.parent / "cache")
-    values["train"] |= train
-    return build_config(values, f"{name}.yaml")
+def _as_long_as(run_dir: Path, sft_dir: Path) -> tuple[float, int]:
+    """Seconds that a run's steps took, and how many SFT steps take as long, from the pace of another run."""
+    taken, pace = (
+        [line["time/step"] - line.get("time/evaluate", 0.0) for line in _lines(folder, "train")]
+        for folder in (run_dir, sft_dir)
+    )
+    return sum(taken), max(1, round(sum(taken) / statistics.median(pace)))
 
 
-def _as_long_as(seconds: float, sft_dir: Path) -> dict[str, object]:
-    """How many SFT steps fill this time, from the pace of the cold start."""
-    lines = [json.loads(line) for line in (sft_dir / "metrics.jsonl").read_text().splitlines()]
-    pace = [line["time/step"] for line in lines if line["kind"] == "train"]
-    steps = max(1, round(seconds / (sum(pace) / len(pace))))
-    return {"steps": steps, "save_every": steps}
-
-
-def _evaluations(run_dir: Path) -> list[dict[str, float]]:
+def _lines(run_dir: Path, kind: str) -> list[dict[str, float]]:
+    """Lines of a run's metrics.jsonl of one kind."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["kind"] == "eval"]
+    return [line for line in lines if line["kind"] == kind]
 
 
 def _epilogue(folder: Path, rows: Sequence[Row], trained: Path, seconds: float) -> None:
-    print(f"\n{table(rows)}\n\n95 % intervals in brackets. {seconds / 60:.1f} minutes in all.")
+    print(f"\n{table(rows)}\n\n95 % intervals in brackets; mean of the four. {seconds / 60:.1f} minutes in all.")
     print(f"run folder: {folder / 'grpo'}   report: {folder / 'grpo' / 'report.html'}")
     print(
         "\nNext:\n"

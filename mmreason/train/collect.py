@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmreason.algorithms.advantages import has_signal
 from mmreason.config import RunConfig
-from mmreason.errors import DataError
+from mmreason.errors import GoldError
 from mmreason.rewards.base import BAD_GOLD, keep_mask
 from mmreason.rollout.base import SamplingParams
 from mmreason.train.run import Run
@@ -67,6 +67,9 @@ def sample_groups(run: Run, step: int, attempt: int, count: int) -> list[Rollout
         answers = run.rollouts.generate([prompt for _, prompt in prompts], config.rollout.n, sampling(config), seeds)
     with run.timed("reward"):
         scores = run.rewards.score([(sample, group) for (sample, _), group in zip(prompts, answers, strict=True)])
+    for (sample, _), marks in zip(prompts, scores, strict=True):
+        for error in {mark.error for mark in marks if mark.error}:
+            run.announce(error, f"sample {sample.id}")
     return [
         RolloutGroup(sample=sample, prompt=prompt, rollouts=group, scores=tuple(marks))
         for (sample, prompt), group, marks in zip(prompts, answers, scores, strict=True)
@@ -102,7 +105,7 @@ def _useful(run: Run, group: RolloutGroup) -> bool:
     kept = keep_mask(group.scores, run.config.scoring.on_error)
     if any(score.flags.get(BAD_GOLD) for score in group.scores):
         reason = next((score.error for score in group.scores if score.error), "cannot be scored")
-        run.feed.reject(group.sample, DataError(f"its gold answer: {reason}"))
+        run.feed.reject(group.sample, GoldError(f"its gold answer: {reason}"))
     if not any(kept):
         return False
     return not run.config.grpo.drop_constant_groups or bool(has_signal(rewards_of((group,))))

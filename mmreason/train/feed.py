@@ -54,7 +54,7 @@ class Feed:
         if isinstance(error, MediaError):
             self.quarantine.add(sample.id, error.source, error.reason, error.detail)
         else:
-            self.quarantine.add(sample.id, sample.id, type(error).__name__, str(error))
+            self.quarantine.add(sample.id, sample.id, error.reason, str(error))
 
     @property
     def state(self) -> dict[str, int]:

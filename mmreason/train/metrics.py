@@ -72,14 +72,31 @@ class Progress:
     """One terminal line: step, time left, and the few numbers that say whether it goes well."""
 
     def __init__(self, total: int, done: int, *, active: bool, label: str, stream: TextIO | None = None) -> None:
-        self.bar = tqdm(total=total, initial=done, disable=not active, desc=label, file=stream, dynamic_ncols=True)
+        self._stream = stream or sys.stderr
+        terminal = self._stream.isatty()
+        interval = 0.1 if terminal else 10  # seconds; a log file is not redrawn, it grows
+        self.bar = tqdm(
+            total=total,
+            initial=done,
+            disable=not active,
+            desc=label,
+            file=self._stream,
+            dynamic_ncols=True,
+            mininterval=interval,
+            maxinterval=interval,
+        )
 
     def update(self, metrics: Mapping[str, Any]) -> None:
         """Advance by one step and show its metrics."""
         self.bar.set_postfix_str(_summary(metrics), refresh=False)
         self.bar.update(1)
 
+    def say(self, text: str) -> None:
+        """A line of its own above the progress line."""
+        self.bar.write(text, file=self._stream)
+
     def close(self) -> None:
+        """Leave the last state of the line on the screen."""
         self.bar.close()
 
 
@@ -89,11 +106,16 @@ _SHOWN = {
     "kl": ("kl", "{:.4f}"),
     "length/mean": ("len", "{:.0f}"),
     "tokens_per_second": ("tok/s", "{:.0f}"),
+    "quarantined": ("quarantined", "{:.0f}"),
 }
 
 
 def _summary(metrics: Mapping[str, Any]) -> str:
-    shown = [f"{name} {form.format(metrics[key])}" for key, (name, form) in _SHOWN.items() if key in metrics]
+    shown = [
+        f"{name} {form.format(metrics[key])}"
+        for key, (name, form) in _SHOWN.items()
+        if key in metrics and (metrics[key] or key != "quarantined")
+    ]
     total = metrics.get("time/step") or 1.0
     stages = {key[5:]: value for key, value in metrics.items() if key.startswith("time/") and key != "time/step"}
     longest = sorted(stages.items(), key=lambda item: -item[1])[:3]

@@ -39,6 +39,9 @@ from mmreason.train.feed import Feed
 from mmreason.train.metrics import MetricsLog, Progress, Stopwatch
 from mmreason.types import RolloutGroup, Sample
 
+ANNOUNCED = 10
+"""How many different problems (reward errors, quarantined files) a run prints; all are counted and logged."""
+
 
 class StopRequested(Exception):
     """SIGTERM or SIGINT arrived; raised at the next stage boundary on every process, after which the run saves."""
@@ -51,6 +54,7 @@ class Run:
         self.config, self.run_dir = config, Path(config.run_dir)
         self.engine = Engine(config.train)
         resumed = self._find_checkpoint()
+        self.fresh = resumed is None
         self.step = 0 if resumed is None else int(checkpoint.read_state(resumed)["step"])
         self.policy = self._load_policy(resumed)
         self.shapes = fingerprint(self.policy)
@@ -72,6 +76,7 @@ class Run:
         self.progress = Progress(config.train.steps, self.step, active=self.engine.is_main, label=config.train.method)
         self.stop_requested = False
         self._unsaved = False
+        self._announced: set[str] = set()
         if self.engine.is_main:
             (self.run_dir / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         rates = {str(part): rate for part, rate in config.train.learning_rates.items()}
@@ -85,7 +90,7 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """Numbers of the remaining steps (from 1). Evaluates before the first one."""
-        if self.step == 0:
+        if self.fresh:
             self.evaluate()
         while self.step < self.config.train.steps:
             self.engine.set_learning_rate(learning_rate_factor(self.config, self.step))
@@ -118,7 +123,16 @@ class Run:
         joined = EvalResult.join(self.engine.gather(result))
         self.log.write(self.step, "eval", joined.metrics())
         if self.engine.is_main:
-            self.progress.bar.write(f"step {self.step}: {joined.summary()}")
+            self.progress.say(f"step {self.step}: {joined.summary()}")
+
+    def announce(self, problem: str, where: str) -> None:
+        """Say a problem that is otherwise only counted: once, and no more than ANNOUNCED different ones."""
+        if problem in self._announced or len(self._announced) > ANNOUNCED:
+            return
+        self._announced.add(problem)
+        full = len(self._announced) > ANNOUNCED
+        line = "further problems are only counted, in metrics.jsonl" if full else f"{problem} ({where})"
+        self.progress.say(f"mmreason: {line}")
 
     def share(self, total: int) -> int:
         """This process's part of `total` prompts."""
@@ -163,7 +177,7 @@ class Run:
             self._unsaved = True
             self.log.write(self.step, "event", {"event": "checkpoint not saved", "reason": str(error)})
             if self.engine.is_main:
-                self.progress.bar.write(f"mmreason: {error}; training goes on and tries again after the next step")
+                self.progress.say(f"mmreason: {error}; training goes on and tries again after the next step")
 
     def export(self) -> Path:
         """The trained model as an ordinary transformers checkpoint in RUN/model (adapters merged)."""
@@ -250,7 +264,7 @@ class Run:
         self.feed.restore(rank_state["feed"])
         torch.set_rng_state(torch.tensor(rank_state["torch"], dtype=torch.uint8))
         if self.engine.is_main:
-            self.progress.bar.write(f"mmreason: resumed from {folder} (step {self.step})")
+            self.progress.say(f"mmreason: resumed from {folder} (step {self.step})")
 
 
 def fingerprint(policy: Policy) -> str:

@@ -1,0 +1,106 @@
+"""What goes wrong during a run and must not end it, or must end it with one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mmreason.demo.media import DemoFiles
+from tests.integration.runs import config, finish, metrics, start
+
+MISBEHAVING = '''
+import time
+
+def per_answer(sample, text):
+    """Right for one prompt in four; raises, hangs or returns NaN for the others."""
+    fate = sum(map(ord, sample.id)) % 4
+    if fate == 0:
+        raise RuntimeError("no such thing")
+    if fate == 1:
+        time.sleep(1000)
+    return float("nan") if fate == 2 else len(text) % 5 / 5
+
+def per_group(sample, rollouts):
+    """One score too few."""
+    return [0.5] * (len(rollouts) - 1)
+'''
+
+
+def test_a_reward_that_raises_hangs_or_returns_nan(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MISBEHAVING)
+    scoring = {"workers": 2, "deadline_s": 1.5}
+    train = {"steps": 2, "prompts_per_step": 8}
+    values = config(tmp_path / "run", tiny_omni, demo_data, "grpo", scoring=scoring, train=train)
+    values["rewards"] = [{"name": "mine.py:per_answer"}]
+    output = finish(start(values, tmp_path))
+    assert "no such thing" in output, "what went wrong is said"
+    steps = metrics(tmp_path / "run")
+    assert len(steps) == 2
+    assert all(0 < step["reward/errors"] < 1 for step in steps)
+    assert any("reward/mean" in step for step in steps), "the others' mean, no zeros in it"
+    shown = [json.loads(line) for line in (tmp_path / "run/gallery.jsonl").read_text().splitlines()]
+    totals = [rollout["total"] for group in shown for rollout in group["rollouts"]]
+    assert totals
+    assert set(totals) <= {0.0, 0.2, 0.4, 0.6, 0.8}, "only groups without errors are trained on"
+
+
+def test_a_reward_of_the_wrong_length_with_stop(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MISBEHAVING)
+    values = config(tmp_path / "run", tiny_omni, demo_data, "grpo", scoring={"workers": 1, "on_error": "stop"})
+    values["rewards"] = [{"name": "mine.py:per_group"}]
+    output = finish(start(values, tmp_path), expect=2)
+    line = [line for line in output.splitlines() if line.startswith("mmreason: ") and "per_group" in line][-1]
+    assert "3" in line, "what it returned"
+    assert "4" in line, "what was expected"
+    assert "Traceback" not in output
+
+
+def test_prompts_over_the_budget(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in demo_data.sft.read_text().splitlines()]
+    for row in rows[::4]:
+        row["messages"][0]["content"][-1]["text"] += " Think about it." * 500
+    long = {row["id"] for row in rows[::4]}
+    file = demo_data.sft.with_name("long.jsonl")
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = config(tmp_path / "run", tiny_omni, demo_data, "sft", train={"steps": 3, "prompts_per_step": 5})
+    values["data"] = {"train": [{"path": str(file)}], "max_prompt_tokens": 500}
+    finish(start(values, tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "run/quarantine.jsonl").read_text().splitlines()]
+    assert {line["id"] for line in lines} == long
+    assert {line["reason"] for line in lines} == {"prompt too long"}
+    assert len(metrics(tmp_path / "run")) == 3
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 40 MB: room for three checkpoints of the tiny model."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(mount)], capture_output=True)
+    if made.returncode:
+        pytest.skip("mounting a file system needs root")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_disk_that_is_full_when_a_checkpoint_is_due(
+    tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path, small_disk: Path
+) -> None:
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(25_000_000))
+    train = {"steps": 3, "prompts_per_step": 2, "save_every": 1, "keep": 3}
+    values = config(small_disk / "run", tiny_omni, demo_data, "sft", train=train)
+    output = finish(start(values, tmp_path), expect=2)
+    assert "the disk is full; free some space" in output
+    assert "Traceback" not in output
+    assert len(metrics(small_disk / "run")) == 3, "a checkpoint that failed did not stop the training"
+    assert list((small_disk / "run/checkpoints").glob("step-*/manifest.json"))
+    assert not (small_disk / "run/model").exists()
+    ballast.unlink()
+    assert "resumed from" in finish(start(values, tmp_path))
+    assert (small_disk / "run/model/config.json").is_file()
+    assert [line["step"] for line in metrics(small_disk / "run")] == [1, 2, 3]
