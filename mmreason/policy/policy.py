@@ -130,14 +130,17 @@ class Policy:
     def reference_scores(
         self, batch: Batch, *, temperature: float = 1.0, forward: Forward | None = None
     ) -> TokenScores:
-        """Scores under the model before training: adapters off, or the frozen copy that `load_policy` was asked for."""
+        """Scores under the model before training: adapters off, or the frozen copy that `reference` holds.
+
+        `forward`: the wrapped model - with adapters that of the policy, else that of the frozen copy.
+        """
         if self.model is not self.base:
             adapted: Any = self.model
             with adapted.disable_adapter():
                 return self.token_scores(batch, temperature=temperature, forward=forward, grad=False)
         if self.reference is None:
             raise ModelError("reference log-probs were asked for, but this policy was loaded without a reference")
-        return self.reference.token_scores(batch, temperature=temperature, grad=False)
+        return self.reference.token_scores(batch, temperature=temperature, forward=forward, grad=False)
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         """Keyword arguments of the forward. The mask dictionary stops transformers from making a mask of its own."""

@@ -121,14 +121,37 @@ class Engine:
 
     @contextlib.contextmanager
     def whole_parameters(self) -> Iterator[None]:
-        """Inside, parameters are whole on every process (ZeRO-3 gathers them; elsewhere nothing happens)."""
+        """Inside, parameters are whole on every process (ZeRO-3 gathers them; elsewhere nothing happens).
+
+        ZeRO-3's forward hooks are off meanwhile: they wait for the other processes, which decode other numbers of
+        tokens.
+        """
         if not self.partitioned:
             yield
             return
         import deepspeed
 
-        with deepspeed.zero.GatheredParameters(list(self.model.module.parameters())):
-            yield
+        parameters = list(self.model.module.parameters())
+        offload = self.model.optimizer.parameter_offload
+        with deepspeed.zero.GatheredParameters(parameters):
+            for parameter in parameters:
+                parameter.ds_active_sub_modules.clear()
+            offload._remove_module_hooks()
+            offload.forward_hooks.clear()
+            offload.backward_hooks.clear()
+            try:
+                yield
+            finally:
+                offload.setup_zero_stage3_hooks()
+
+    def frozen(self, model: nn.Module) -> Any:
+        """What forwards a model that is never trained: itself, but a DeepSpeed engine where ZeRO-3 has split it up."""
+        if not self.partitioned:
+            return model
+        import deepspeed
+
+        settings = dict(self.accelerator.state.deepspeed_plugin.deepspeed_config)
+        return deepspeed.initialize(model=model, config=settings)[0]
 
     def state_dict(self) -> dict[str, Tensor] | None:
         """Whole weights, on the CPU of the main process; None where the inner model already has them."""

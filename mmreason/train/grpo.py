@@ -87,7 +87,7 @@ def with_logprobs(run: Run, row: Batch) -> Batch:
             row, temperature=temperature, forward=run.engine.model, grad=False
         ).logprob
     if run.config.grpo.kl_coef:
-        scores = run.policy.reference_scores(row, temperature=temperature, forward=run.engine.model)
+        scores = run.policy.reference_scores(row, temperature=temperature, forward=run.reference)
         columns["logprob.ref"] = scores.logprob
     return replace(row, columns=columns)
 

@@ -82,6 +82,9 @@ class Run:
         rates = {str(part): rate for part, rate in config.train.learning_rates.items()}
         groups = self.policy.parameter_groups(config.train.learning_rate, rates, config.train.weight_decay)
         self.engine.prepare(self.policy.model, groups)
+        # What forwards the reference: the same model with its adapters off, or the frozen copy.
+        frozen = self.policy.reference
+        self.reference = self.engine.model if frozen is None else self.engine.frozen(frozen.model)
         if resumed is not None:
             self._restore(resumed)
         self._mark()

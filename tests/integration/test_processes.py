@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,8 +15,8 @@ import torch
 import yaml
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-from mmreason.demo.media import DemoFiles
-from tests.integration.runs import config, finish, metrics, start, weights
+from mmreason.demo.media import DemoFiles, write_demo_data
+from tests.integration.runs import config, finish, metrics, start, tensors_of, weights
 
 ZERO = Path(__file__).parents[2] / "configs" / "deepspeed"
 pytestmark = pytest.mark.slow
@@ -31,7 +32,7 @@ def _by_two(values: dict[str, Any], folder: Path, *, timeout: float = 500) -> st
     """The run as two processes; their output."""
     (folder / "run.yaml").write_text(yaml.safe_dump(values))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     process = subprocess.Popen(
         [*command, "-m", "mmreason.cli", "train", "run.yaml"],
         cwd=folder,
@@ -44,29 +45,34 @@ def _by_two(values: dict[str, Any], folder: Path, *, timeout: float = 500) -> st
 
 
 @pytest.fixture(scope="module")
-def one_modality_per_process(demo_data: DemoFiles) -> DemoFiles:
-    """Demonstrations of which each step gives one process text only, and the other media only."""
-    rows = [json.loads(line) for line in demo_data.sft.read_text().splitlines()]
-    rows = [row for row in rows if row["source"] in ("compare", "colour", "pitch", "motion")]
-    file = demo_data.sft.with_name("mixed.jsonl")
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return DemoFiles(sft=file, train=demo_data.train, eval=demo_data.eval)
+def mostly_text(tmp_path_factory: pytest.TempPathFactory) -> DemoFiles:
+    """Demonstrations for one epoch of which few have media: in most steps some process has none, or other ones."""
+    data = write_demo_data(tmp_path_factory.mktemp("mostly-text"), seed=9, train=1, eval=1, sft=80, choices=10)
+    rows = [json.loads(line) for line in data.sft.read_text().splitlines()]
+    text = [row for row in rows if row["source"] in ("compare", "parity")]
+    media = [row for row in rows if row["source"] in ("colour", "pitch", "motion")]
+    data.sft.write_text("".join(json.dumps(row) + "\n" for row in [*text[:18], *media[:6]]))
+    return data
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_omni: Path, one_modality_per_process: DemoFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(tiny_omni: Path, mostly_text: DemoFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    finish(start(_values(folder, tiny_omni, one_modality_per_process, "sft"), folder))
+    finish(start(_values(folder, tiny_omni, mostly_text, "sft"), folder))
     return folder / "run"
+
+
+def _distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    return math.sqrt(sum(float((first[name] - second[name]).square().sum()) for name in first))
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("zero", [None, "zero2.json", "zero3.json"])
 def test_sft_is_what_one_process_does(
-    zero: str | None, alone: Path, tiny_omni: Path, one_modality_per_process: DemoFiles, tmp_path: Path
+    zero: str | None, alone: Path, tiny_omni: Path, mostly_text: DemoFiles, tmp_path: Path
 ) -> None:
     deepspeed = str(ZERO / zero) if zero else None
-    data = one_modality_per_process
+    data = mostly_text
     # Stopped half-way and resumed, so that what is saved between processes is tested as well.
     _by_two(_values(tmp_path, tiny_omni, data, "sft", deepspeed=deepspeed, steps=2, schedule="constant"), tmp_path)
     for leftover in (tmp_path / "run/model").iterdir():
@@ -75,11 +81,12 @@ def test_sft_is_what_one_process_does(
     output = _by_two(_values(tmp_path, tiny_omni, data, "sft", deepspeed=deepspeed), tmp_path)
     assert "resumed from" in output
     mine, theirs = metrics(tmp_path / "run"), metrics(alone)
-    assert [line["nll"] for line in mine] == pytest.approx([line["nll"] for line in theirs], rel=1e-4)
+    for name in ("nll", "grad_norm"):
+        assert [line[name] for line in mine] == pytest.approx([line[name] for line in theirs], rel=1e-3), name
     ours, other = weights(tmp_path / "run"), weights(alone)
     assert ours.keys() == other.keys()
-    far = [name for name in ours if not torch.allclose(ours[name], other[name], atol=1e-4, rtol=1e-3)]
-    assert not far
+    way = _distance(other, tensors_of(tiny_omni))
+    assert _distance(ours, other) < 0.15 * way, "more than Adam makes of the noise in gradients that are nearly zero"
     Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path / "run/model")
 
 
