@@ -29,7 +29,7 @@ class MetricsLog:
                 _keep_until(run_dir / name, after_step)
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        """One line of metrics.jsonl, on disk when this returns."""
+        """One line of metrics.jsonl, in the file when this returns."""
         self._append(METRICS, {"step": step, "kind": kind, "time": round(time.time(), 3), **values})
 
     def show(self, record: Mapping[str, Any]) -> None:
@@ -40,7 +40,7 @@ class MetricsLog:
         if not self.active:
             return
         try:
-            with (self.run_dir / name).open("a", encoding="utf-8") as file:
+            with (self.run_dir / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
         except OSError as error:
             # Losing a line of a log must not end a week of training; the terminal still has it.
@@ -127,10 +127,10 @@ def _keep_until(path: Path, step: int | None) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # the line that a kill cut in two
+    for line in path.read_bytes().split(b"\n"):  # not splitlines: it also splits at characters that JSON may hold
+        with contextlib.suppress(ValueError):  # the line that a kill cut in two, perhaps inside a character
             if step is not None and json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+                kept.append(line + b"\n")
     temporary = path.with_suffix(".partial")
-    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.write_bytes(b"".join(kept))
     temporary.replace(path)

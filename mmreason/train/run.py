@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mmreason.config import RewardConfig, RunConfig
 from mmreason.encode import Encoder
-from mmreason.errors import CheckpointError
+from mmreason.errors import CheckpointError, ConfigError
 from mmreason.evaluate import EvalResult, evaluate
 from mmreason.policy.policy import Policy, load_policy
 from mmreason.policy.self_check import self_check
@@ -228,7 +228,10 @@ class Run:
         }
 
     def _find_checkpoint(self) -> Path | None:
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"run_dir: {self.run_dir}: no folder can be made there ({error.strerror})") from error
         found = checkpoint.latest(self.run_dir) if self.engine.is_main else None
         path: Path | None = self.engine.gather(found)[0]
         return path

@@ -104,3 +104,12 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_due(
     assert "resumed from" in finish(start(values, tmp_path))
     assert (small_disk / "run/model/config.json").is_file()
     assert [line["step"] for line in metrics(small_disk / "run")] == [1, 2, 3]
+
+
+def test_a_run_dir_that_cannot_be_made(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    values = config(tmp_path / "file" / "run", tiny_omni, demo_data, "sft")
+    output = finish(start(values, tmp_path), expect=2)
+    assert "mmreason: run_dir:" in output
+    assert "no folder can be made there (Not a directory)" in output
+    assert "Traceback" not in output

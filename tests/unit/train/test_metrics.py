@@ -29,6 +29,18 @@ def test_resume_drops_later_steps_and_a_torn_line(tmp_path: Path) -> None:
     assert [line["step"] for line in _lines(tmp_path / GALLERY)] == [1, 2]
 
 
+def test_any_text_of_an_answer_survives_a_resume(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, after_step=None, active=True)
+    texts = ["one\u2028two\x85three", "half a pair: \ud800", "\u9b5a"]
+    for text in texts:
+        log.show({"step": 1, "text": text})
+    with (tmp_path / GALLERY).open("ab") as file:
+        file.write('{"step": 1, "text": "\u9b5a'.encode()[:-1])  # torn inside a character
+    MetricsLog(tmp_path, after_step=1, active=True)
+    lines = (tmp_path / GALLERY).read_bytes().split(b"\n")[:-1]
+    assert [json.loads(line)["text"] for line in lines] == texts
+
+
 def test_a_fresh_run_starts_empty(tmp_path: Path) -> None:
     MetricsLog(tmp_path, after_step=None, active=True).write(1, "train", {})
     MetricsLog(tmp_path, after_step=None, active=True)
