@@ -1,7 +1,7 @@
 """The `mmreason` command. Each verb imports what it needs when it runs, so that `--help` is there at once.
 
 A mistake of the user's is one line on standard error (a config's mistakes: one line each) and exit status 2; 130 after
-Ctrl-C. `--debug` shows the traceback instead.
+Ctrl-C, 143 after SIGTERM. `--debug` shows the traceback instead.
 """
 
 from __future__ import annotations
@@ -10,35 +10,49 @@ import argparse
 import logging
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmreason import __version__
-from mmreason.errors import ConfigError, MMReasonError
+from mmreason.errors import ConfigError, DataError, MMReasonError
 
 if TYPE_CHECKING:
-    from mmreason.config import RewardConfig, ScoringConfig
+    from mmreason.config import RewardConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
     args = build_parser().parse_args(argv)
     try:
-        status: int = args.verb(args)
-        sys.stdout.flush()
+        try:
+            status: int = args.verb(args)
+        finally:
+            _flush()
         return status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MMReasonError as error:
         if args.debug:
             raise
         print("\n".join(f"mmreason: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
+
+
+def _flush() -> None:
+    """Write out what was printed. What cannot be written is dropped, or Python would try again when it exits."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise DataError(f"standard output: cannot be written ({error.strerror})") from error
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -133,10 +147,18 @@ def _quiet_libraries() -> None:
 
 
 def _score(args: argparse.Namespace) -> int:
+    from mmreason.config import load_config
     from mmreason.score import score_file
 
-    rewards, scoring = _scoring(args)
-    summary = score_file(args.file, rewards, args.out, scoring)
+    if bool(args.reward) == bool(args.config):
+        raise ConfigError("score: give either --reward (`mmreason rewards` lists them) or --config")
+    with _sigterm_exits():
+        if args.config:
+            config = load_config(args.config)
+            rewards = config.rewards or [parse_reward("accuracy")]  # as SFT, whose evaluations need one
+            summary = score_file(args.file, rewards, args.out, config.scoring, config.data.media_root)
+        else:
+            summary = score_file(args.file, [parse_reward(text) for text in args.reward], args.out)
     means = ", ".join(f"{name} {mean:.4g}" for name, mean in summary.means.items())
     print(
         f"{summary.lines} lines, {summary.completions} completions, {summary.failed} without a score"
@@ -147,15 +169,14 @@ def _score(args: argparse.Namespace) -> int:
     return 1 if 0 < summary.completions == summary.failed else 0
 
 
-def _scoring(args: argparse.Namespace) -> tuple[Sequence[RewardConfig], ScoringConfig]:
-    from mmreason.config import ScoringConfig, load_config
-
-    if bool(args.reward) == bool(args.config):
-        raise ConfigError("score: give either --reward (`mmreason rewards` lists them) or --config")
-    if not args.config:
-        return [parse_reward(text) for text in args.reward], ScoringConfig()
-    config = load_config(args.config)
-    return config.rewards, config.scoring
+@contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """SIGTERM ends the program as an exception does, so that half-written files are removed on the way."""
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _rewards(args: argparse.Namespace) -> int:

@@ -3,13 +3,18 @@
 In, one JSON object per line: the keys of a sample (data.py; `messages` may be absent) and `completions`, a list of
 texts. Out, one line per line in: {"id": "q7", "scores": [{"total": 1.1, "parts": {"accuracy": 1.0, "format": 0.1},
 "error": null}, ...]}, a score per completion.
+
+A rollout here has its text and nothing else: no tokens (`tokens` is 0), no geometry, and media are never opened.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,45 +74,87 @@ def score_file(
 ) -> ScoreSummary:
     """Score every completion of a JSONL file; write to `out` (complete or not at all), else to standard output.
 
-    All lines are read once before the first is scored, so that a bad line costs no scoring. Raises DataError (bad
-    line, with file and number; unreadable or unwritable file), PluginError and ConfigError (rewards), RewardError
-    (only with scoring.on_error "stop").
+    All lines are read once before the first is scored, so that a bad line costs no scoring. With `media_root`, media
+    paths are read and checked as in training; without it, any path will do. An `out` that is a pipe, a device or a
+    link is written as it stands. Raises DataError (bad line, with file and number; unreadable or unwritable file),
+    PluginError and ConfigError (rewards), RewardError (only with scoring.on_error "stop").
     """
     scoring = scoring or ScoringConfig()
-    path, root = Path(path), Path(media_root or Path(path).parent)
-    for _ in _lines(path, root):
-        pass
+    path, root = Path(path), None if media_root is None else Path(media_root)
     summary = ScoreSummary()
-    with RewardPool(rewards, scoring) as pool, _output(path, out) as file:
-        every = _lines(path, root)
-        while lines := list(islice(every, LINES_AT_ONCE)):
-            for (sample, _), scores in zip(lines, pool.score(lines), strict=True):
-                if scoring.on_error == "stop":
-                    keep_mask(scores, "stop")
-                summary.add(scores)
-                file.write(json.dumps({"id": sample.id, "scores": [_as_json(score) for score in scores]}) + "\n")
-            file.flush()
-        summary.errors = +pool.errors
+    with _readable_twice(path) as file:
+        for _ in _lines(path, file, root):
+            pass
+        with RewardPool(rewards, scoring) as pool, _output(path, out) as output:
+            every = _lines(path, file, root)
+            while lines := list(islice(every, LINES_AT_ONCE)):
+                output.writelines(_scored(lines, pool, scoring, summary))
+                output.flush()
+            summary.errors = +pool.errors
     return summary
+
+
+def _scored(
+    lines: Sequence[tuple[Sample, list[Rollout]]], pool: RewardPool, scoring: ScoringConfig, summary: ScoreSummary
+) -> Iterator[str]:
+    """The line to write for each line read; `summary` counts them."""
+    for (sample, _), scores in zip(lines, pool.score(lines), strict=True):
+        if scoring.on_error == "stop":
+            keep_mask(scores, "stop")
+        summary.add(scores)
+        yield json.dumps({"id": sample.id, "scores": [_as_json(score) for score in scores]}) + "\n"
 
 
 def _as_json(score: Score) -> dict[str, Any]:
     return {"total": score.total, "parts": dict(score.parts), "error": score.error}
 
 
-def _lines(path: Path, root: Path) -> Iterator[tuple[Sample, list[Rollout]]]:
-    """Sample and completions of every line; blank lines are passed over."""
-    for origin, row in read_rows(DataSource(path=str(path), format="jsonl")):
+@contextmanager
+def _readable_twice(path: Path) -> Iterator[Path]:
+    """The file itself, or a copy of what a pipe gives only once."""
+    if path.is_file() or path.is_dir() or not path.exists():  # a folder or nothing: reading it says what is wrong
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="mmreason-score-") as folder:
+        copy = Path(folder) / "lines.jsonl"
+        try:
+            with open(path, "rb") as pipe, open(copy, "wb") as file:
+                shutil.copyfileobj(pipe, file)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read or copied to {folder} ({error.strerror})") from error
+        yield copy
+
+
+def _lines(path: Path, file: Path, root: Path | None) -> Iterator[tuple[Sample, list[Rollout]]]:
+    """Sample and completions of every line; blank lines are passed over. `path` is what messages call the `file`."""
+    for place, row in read_rows(DataSource(path=str(file), format="jsonl")):
+        origin = f"{path}:{place.rpartition(':')[2]}"
         if isinstance(row, DataError):
-            raise row
+            raise DataError(str(row).replace(place, origin, 1))
         if not isinstance(row, Mapping):
             raise DataError(f"{origin}: not an object with keys such as answer, task, completions")
         fields = dict(row)
         texts = fields.pop("completions", None)
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise DataError(f"{origin}: completions: expected a list of texts, got {_short(texts)}")
-        sample = sample_from_row(fields, origin, root, messages_required=False)
+        if root is None and "messages" in fields:
+            fields["messages"] = _with_absolute_paths(fields["messages"], path.parent.absolute())
+        sample = sample_from_row(fields, origin, root or Path("/"), messages_required=False)
         yield sample, [Rollout(text=text) for text in texts]
+
+
+def _with_absolute_paths(part: Any, folder: Path, media: bool = False) -> Any:
+    """Messages whose media paths lie under the root of the file system, as all do.
+
+    The texts of a media part (its type is not "text") are the type, paths and URLs; all else in it is numbers.
+    """
+    if isinstance(part, list):
+        return [_with_absolute_paths(item, folder) for item in part]
+    if isinstance(part, Mapping):
+        media = media or part.get("type", "text") != "text"
+        return {key: item if key == "type" else _with_absolute_paths(item, folder, media) for key, item in part.items()}
+    is_path = media and isinstance(part, str) and part and not re.match(r"[A-Za-z][\w+.-]*:", part)
+    return str(folder / part) if is_path else part
 
 
 def _short(value: Any) -> str:
@@ -117,19 +164,40 @@ def _short(value: Any) -> str:
 
 @contextmanager
 def _output(path: Path, out: str | Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears under its name only when all is written."""
-    if out is None:
-        yield sys.stdout
-        return
-    out = Path(out)
-    if out.exists() and out.samefile(path):
+    """Standard output; a pipe, device or link as it stands; or a file that has its name only when all is written."""
+    name = "standard output" if out is None else str(out)
+    try:
+        if out is None:
+            yield sys.stdout
+            return
+        out = _checked_target(Path(out), path)
+        if out.is_symlink() or (out.exists() and not out.is_file()):
+            with open(out, "w", encoding="utf-8") as file:
+                yield file
+            return
+        with _complete_or_absent(out) as file:
+            yield file
+    except BrokenPipeError:  # the reader has seen enough: the command line knows what to do
+        raise
+    except OSError as error:
+        raise DataError(f"{name}: cannot be written ({error.strerror})") from error
+
+
+def _checked_target(out: Path, path: Path) -> Path:
+    if out.is_dir():
+        raise DataError(f"{out}: is a folder; give --out the name of a file")
+    if out.is_file() and out.samefile(path):
         raise DataError(f"{out}: is the input file itself; give another --out")
+    return out
+
+
+@contextmanager
+def _complete_or_absent(out: Path) -> Iterator[TextIO]:
+    """A file under another name, which is renamed at the end, or removed when something goes wrong."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             yield file
         temporary.replace(out)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror})") from error
     finally:
         temporary.unlink(missing_ok=True)

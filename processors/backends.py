@@ -28,6 +28,8 @@ Reader = Callable[[Source, Facts, Array], Iterator[tuple[float, Array]]]
 
 _SAME = 1e-6
 """Seconds within which two times are the same frame's."""
+_ROUNDING = 2e-3
+"""Seconds by which the times of two decoders may differ: containers round to milliseconds."""
 _SEEK_FRAMES = 24
 """Decoding this many frames in passing is cheaper than a seek."""
 
@@ -53,7 +55,7 @@ def _walk(source: Source, facts: Facts, wanted: Array, seek: bool) -> Iterator[t
     with open_container(source) as container, reading():
         stream = container.streams.best("video")
         stream.codec_context.thread_count = 2
-        rate = float(stream.average_rate or 1)
+        rate = facts.rate or 1.0
         frames = enumerate(container.decode(stream))
         before: tuple[float, Any] | None = None
         here: tuple[float, Any] | None = None
@@ -99,16 +101,17 @@ def _nearest(before: Any, here: Any, target: float, facts: Facts) -> tuple[float
 
 
 def read_torchcodec(source: Source, facts: Facts, wanted: Array) -> Iterator[tuple[float, Array]]:
-    """torchcodec (needs FFmpeg's shared libraries). It applies the rotation itself."""
+    """torchcodec (needs FFmpeg's shared libraries). It applies the rotation itself, and counts frames by itself."""
     assert facts.times is not None
     _refuse_formats("torchcodec", facts, {"MPEG video"})
     decoders = import_module("torchcodec.decoders")
     try:
         decoder = decoders.VideoDecoder(source, seek_mode="exact", dimension_order="NHWC", num_ffmpeg_threads=2)
-        begin = decoder.get_frame_at(0).pts_seconds
-        for index in np.searchsorted(facts.times, wanted - _SAME).tolist():
+        for target, index in zip(wanted.tolist(), np.searchsorted(facts.times, wanted - _SAME).tolist(), strict=True):
             frame = decoder.get_frame_at(index)
-            yield frame.pts_seconds - begin, frame.data.numpy()
+            seconds = frame.pts_seconds - facts.first
+            check_found("torchcodec", seconds, target, facts)
+            yield seconds, frame.data.numpy()
     except (RuntimeError, IndexError, ValueError) as error:
         raise Refusal(CORRUPT, f"torchcodec: {str(error).splitlines()[0]}") from None
 
@@ -118,6 +121,8 @@ def read_decord(source: Source, facts: Facts, wanted: Array) -> Iterator[tuple[f
     _refuse_formats("decord", facts, {"GIF", "MPEG video", "MPEG-TS", "MPEG-PS"})
     if facts.rotation:
         raise Refusal(UNKNOWN_TO_DECODER, "decord cannot turn rotated videos")
+    if facts.hidden:
+        raise Refusal(UNKNOWN_TO_DECODER, f"decord shows the {facts.hidden} frames that the edit list hides")
     decord = import_module("decord")
     try:
         reader = decord.VideoReader(io.BytesIO(source) if isinstance(source, bytes) else source, num_threads=1)
@@ -125,9 +130,19 @@ def read_decord(source: Source, facts: Facts, wanted: Array) -> Iterator[tuple[f
         starts -= starts[0]
         for target in wanted.tolist():
             index = int(np.abs(starts - target).argmin())
+            check_found("decord", float(starts[index]), target, facts)
             yield float(starts[index]), reader[index].asnumpy()
     except (decord.DECORDError, RuntimeError, IndexError) as error:
         raise Refusal(CORRUPT, f"decord: {str(error).splitlines()[0]}") from None
+
+
+def check_found(decoder: str, seconds: float, wanted: float, facts: Facts) -> None:
+    """Refuse the frame of a decoder that counts frames otherwise: it would be another one than was asked for."""
+    assert facts.times is not None
+    near = facts.times[max(0, int(np.searchsorted(facts.times, wanted - _SAME)) - 1) :][:3]
+    spacing = float(np.diff(near).min()) if len(near) > 1 else 0.0
+    if abs(seconds - wanted) > max(spacing / 2, _ROUNDING):
+        raise Refusal(UNKNOWN_TO_DECODER, f"{decoder} gives the frame at {seconds:.3f} s for that at {wanted:.3f} s")
 
 
 def _refuse_formats(decoder: str, facts: Facts, unable: set[str]) -> None:
@@ -168,7 +183,7 @@ def problem(name: str) -> str | None:
 def try_decoder(name: str) -> str | None:
     """Decode a generated clip in this process; None, or what went wrong."""
     levels = [40, 90, 140, 190]
-    facts = Facts(digest="", format="AVI", times=np.arange(4) / 4, keyframes=np.arange(4) / 4)
+    facts = Facts(digest="", format="AVI", times=np.arange(4) / 4, keyframes=np.arange(4) / 4, rate=4.0)
     try:
         frames = [pixels for _, pixels in READERS[name](_tiny_clip(levels), facts, facts.times)]  # type: ignore[arg-type]
     except Exception as error:  # a broken installation may raise anything; the line goes to the user

@@ -101,7 +101,11 @@ class Facts:
     times: ndarray[Any, Any] | None = None
     """Videos: float64 [n], when each frame is shown, from the first one."""
     keyframes: ndarray[Any, Any] | None = None
-    """Videos: float64 [k], those times at which decoding can start."""
+    """Videos: float64 [k], those times at which decoding can start; before 0 where an edit list hides the frame."""
+    rate: float = 0.0
+    """Videos: frames per second, as the container says; 0 where it does not."""
+    hidden: int = 0
+    """Videos: frames that the file holds and its edit list hides, as a cut without encoding leaves them."""
     sound_seconds: float | None = None
     """Videos: length of the sound track; None without one."""
 

@@ -1,13 +1,13 @@
 """Videos: when every frame is shown (from the packets, without decoding), and the sampled frames, resized.
 
-Frames are found by time, not by counting, so that variable frame rates, edit lists and unknown durations need no
-special case. The rotation flag is applied. Pixels are taken as they are: no correction of pixel aspect ratio, no tone
-mapping of HDR.
+Frames are found by time, not by counting, so that variable frame rates and unknown durations need no special case. The
+rotation flag is applied. Pixels are taken as they are: no correction of pixel aspect ratio, no tone mapping of HDR.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -50,7 +50,7 @@ def video_facts(source: Source, digest: str, limits: Limits, sound: bool) -> Fac
         if sound and sound_seconds is None:
             raise Refusal(NO_SOUND)
     with open_container(source) as container:
-        first, times, keyframes = _frame_times(container, _film(container, name), limits)
+        shown = _frame_times(container, _film(container, name), name, limits)
     with open_container(source) as container, reading():
         size, rotation = _shown_size(container, _film(container, name))
     return Facts(
@@ -58,10 +58,12 @@ def video_facts(source: Source, digest: str, limits: Limits, sound: bool) -> Fac
         format=name,
         size=size,
         rotation=rotation,
-        seconds=float(times[-1]),
-        first=first,
-        times=times,
-        keyframes=keyframes,
+        seconds=float(shown.times[-1]),
+        first=shown.first,
+        times=shown.times,
+        keyframes=shown.keyframes,
+        rate=shown.rate,
+        hidden=shown.hidden,
         sound_seconds=sound_seconds,
     )
 
@@ -102,11 +104,46 @@ def _header_seconds(container: Any, stream: Any) -> float:
     return (container.duration or 0) / 1e6
 
 
-def _frame_times(container: Any, stream: Any, limits: Limits) -> tuple[float, Array, Array]:
-    """(container time of the first frame, times of all frames from it, those of the keyframes)."""
-    base = float(stream.time_base)
-    stamps: list[tuple[float, bool]] = []
-    hidden, ends, untimed = 0, 0.0, 0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shown:
+    """Fields of `Facts` that are read from the packets."""
+
+    first: float
+    times: Array
+    keyframes: Array
+    rate: float
+    hidden: int
+
+
+def _frame_times(container: Any, stream: Any, name: str, limits: Limits) -> _Shown:
+    """When every frame is shown. A frame that the edit list hides is not, but decoding may start at it."""
+    stamps, ends = _packets(container, stream, limits)
+    rate = _rate(stream, name)
+    if any(stamp.seconds is None for stamp in stamps):  # a raw stream: nothing but its rate says when a frame is shown
+        times = np.arange(len(stamps)) / (rate or np.inf)
+        keys, hidden = times[:0], 0  # nor can it be sought in
+    else:
+        times = np.sort(np.array([stamp.seconds for stamp in stamps if not stamp.hidden], dtype=np.float64))
+        keys = np.sort(np.array([stamp.seconds for stamp in stamps if stamp.key], dtype=np.float64))
+        hidden = len(stamps) - len(times)
+    _check_times(times, _promised_frames(stream, name, hidden), ends, _header_seconds(container, stream))
+    if times[-1] - times[0] > limits.video_seconds:
+        raise Refusal(TOO_LONG, f"{times[-1] - times[0]:.0f} s, at most {limits.video_seconds:g} s are allowed")
+    return _Shown(first=float(times[0]), times=times - times[0], keyframes=keys - times[0], rate=rate, hidden=hidden)
+
+
+class _Stamp(NamedTuple):
+    """What a packet of the film says of its frame."""
+
+    seconds: float | None
+    key: bool
+    hidden: bool
+
+
+def _packets(container: Any, stream: Any, limits: Limits) -> tuple[list[_Stamp], float]:
+    """The film's packets, and the container time at which the last packet of any stream ends."""
+    stamps: list[_Stamp] = []
+    ends, begun = 0.0, None
     with reading():
         for packet in container.demux():
             if not packet.size:
@@ -115,31 +152,35 @@ def _frame_times(container: Any, stream: Any, limits: Limits) -> tuple[float, Ar
                 ends = max(ends, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream is not stream:
                 continue
-            hidden += packet.is_discard
-            untimed += packet.pts is None
             if packet.is_corrupt:
                 raise Refusal(TRUNCATED, f"packet {len(stamps)} is cut short")
-            stamps.append((0.0 if packet.pts is None else packet.pts * base, packet.is_keyframe))
-            if abs(stamps[-1][0] - stamps[0][0]) > limits.video_seconds:  # whatever the header said: read no further
+            seconds = None if packet.pts is None else float(packet.pts * stream.time_base)
+            stamps.append(_Stamp(seconds, packet.is_keyframe, packet.is_discard))
+            begun = seconds if begun is None else begun
+            if abs((seconds or 0.0) - (begun or 0.0)) > limits.video_seconds:  # whatever the header said: stop reading
                 raise Refusal(TOO_LONG, f"at most {limits.video_seconds:g} s are allowed")
-    if untimed:  # a raw stream: nothing but its nominal rate says when a frame is shown
-        rate = float(stream.average_rate or 0)
-        stamps = [(index / rate if rate else 0.0, False) for index in range(len(stamps))]  # nor can it be sought in
-    shown = np.sort(np.array([seconds for seconds, _ in stamps]))
-    keys = np.sort(np.array([seconds for seconds, key in stamps if key]))
-    _check_times(shown, stream, ends, _header_seconds(container, stream))
-    if shown[-1] - shown[0] > limits.video_seconds:
-        raise Refusal(TOO_LONG, f"{shown[-1] - shown[0]:.0f} s, at most {limits.video_seconds:g} s are allowed")
-    return float(shown[0]), shown - shown[0], keys - shown[0]
+    return stamps, ends
 
 
-def _check_times(shown: Array, stream: Any, ends: float, promised: float) -> None:
+def _rate(stream: Any, name: str) -> float:
+    """Frames per second by the container; of a raw stream, for which FFmpeg makes up 25, by the stream itself."""
+    coded = stream.codec_context.framerate
+    return float((coded or stream.average_rate if name == "MPEG video" else stream.average_rate or coded) or 0)
+
+
+def _promised_frames(stream: Any, name: str, hidden: int) -> int:
+    """How many frames the header says; 0 where that is no promise: an edit list takes away whole stretches of an mp4
+    before packets are seen (and whether an mp4 is whole, its boxes have said)."""
+    return 0 if hidden or name == "MP4" else int(stream.frames)
+
+
+def _check_times(shown: Array, frames: int, ends: float, promised: float) -> None:
     """Refuse what is no video, and what ends clearly before its header says. `ends`: of the last packet of any kind."""
     span = float(shown[-1] - shown[0]) if len(shown) else 0.0
     if len(shown) > 1 and span <= 0:
         raise Refusal(ZERO_FPS, "all frames carry the same time")
-    if stream.frames and len(shown) < 0.95 * stream.frames - 1:
-        raise Refusal(TRUNCATED, f"{len(shown)} frames, the header says {stream.frames}")
+    if frames and len(shown) < 0.95 * frames - 1:
+        raise Refusal(TRUNCATED, f"{len(shown)} frames, the header says {frames}")
     spacing = span / (len(shown) - 1) if len(shown) > 1 else 0.0
     reached = max(ends - shown[0], span + spacing) if len(shown) else ends
     if promised - reached > max(2 * spacing, 0.25, 0.05 * promised):

@@ -44,7 +44,9 @@ OPTIONS: dict[str, set[str]] = {
 }
 """What `MediaRef.options` may hold, by kind. Seconds, frames per second, frames, and pixels per frame."""
 
-_VERSION = 1
+_SAME_RATE = 0.01
+"""Within this share the container's frame rate and the measured one are the same."""
+_VERSION = 2
 """Part of every key: raise it when the same plan gives other pixels or samples."""
 
 
@@ -113,7 +115,7 @@ def _frame_indices(options: Mapping[str, Any], facts: Facts, config: MediaConfig
     window = np.flatnonzero((facts.times >= options.get("start", 0.0)) & (facts.times <= options.get("end", math.inf)))
     if len(window) < 2:
         raise Refusal(TOO_SHORT, f"{len(window)} frames between start and end")
-    rate = (len(facts.times) - 1) / facts.seconds
+    rate = _frame_rate(facts)
     rule = {
         "fps": options.get("fps", config.video_fps),
         "min_frames": options.get("min_frames", config.video_min_frames),
@@ -125,6 +127,16 @@ def _frame_indices(options: Mapping[str, Any], facts: Facts, config: MediaConfig
         raise Refusal(TOO_SHORT if "nframes" in options else BAD_OPTIONS, str(error)) from None
     moments = np.linspace(facts.times[window[0]], facts.times[window[-1]], count)
     return tuple(np.rint(np.interp(moments, facts.times[window], window)).astype(int).tolist())
+
+
+def _frame_rate(facts: Facts) -> float:
+    """Frames per second: the container's number, as qwen-vl-utils takes it, where the frames bear it out.
+
+    Times are rounded (Matroska: to milliseconds), and 14.999 frames per second instead of 15 can be one frame less.
+    """
+    assert facts.times is not None
+    measured: float = (len(facts.times) - 1) / facts.seconds
+    return facts.rate if abs(facts.rate / measured - 1) < _SAME_RATE else measured
 
 
 def _check_sound(start: float, end: float | None, seconds: float, config: MediaConfig) -> None:

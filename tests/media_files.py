@@ -157,6 +157,26 @@ def zero_fps_video(path: Path) -> Path:
     return path
 
 
+def cut_video(path: Path, frames: Array, begin: int, keyframe: int | None = None, fps: float = 8) -> Path:
+    """An mp4 that shows frames[begin:], as `ffmpeg -ss ... -c copy` cuts: packets from the keyframe before the cut
+    (from `keyframe` on; None: all packets) are in the file, and its edit list hides those before the cut."""
+    rate = Fraction(fps).limit_denominator(1000)
+    with av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as container:
+        stream: Any = container.add_stream("libx264", rate=rate, options={"bf": "0", "sc_threshold": "0"})
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        stream.gop_size, stream.codec_context.max_b_frames = 12, 0
+        packets = []
+        for index, pixels_HWC in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels_HWC), format="rgb24")
+            frame.pts, frame.time_base = index, 1 / rate
+            packets += stream.encode(frame)
+        for packet in [*packets, *stream.encode()][keyframe or 0 :]:
+            shift = int(begin / rate / packet.time_base)
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            container.mux(packet)
+    return path
+
+
 def broken_files(folder: Path) -> dict[Path, str]:
     """Files broken in 15 ways, path -> expected reason; the ending says as which kind to load each (.wav: audio)."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -107,6 +107,36 @@ def test_score_takes_the_rewards_of_a_config(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "o").read_text())["scores"][0]["total"] == 3.0
 
 
+def test_score_takes_the_media_root_of_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = {"role": "user", "content": [{"type": "image", "image": str(tmp_path.parent / "a.png")}]}
+    row = {"answer": "red", "completions": ["<answer>red</answer>"], "messages": [message]}
+    (tmp_path / "texts.jsonl").write_text(json.dumps(row) + "\n")
+    config = "run_dir: r\nmodel: {path: m}\nrewards: [{name: accuracy}]\n"
+    for root, status in [(tmp_path, 2), (tmp_path.parent, 0)]:
+        (tmp_path / "run.yaml").write_text(config + f"data: {{media_root: {root}}}\n")
+        assert main(["score", str(tmp_path / "texts.jsonl"), "--config", str(tmp_path / "run.yaml")]) == status
+    assert "lies outside the media root" in capsys.readouterr().err
+
+
+def test_score_by_a_config_without_rewards_is_accuracy_as_in_its_evaluations(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"answer": "red", "completions": ["<answer>red</answer>"]}\n')
+    (tmp_path / "run.yaml").write_text("run_dir: r\nmodel: {path: m}\ntrain: {method: sft}\n")
+    assert main(["score", str(tmp_path / "texts.jsonl"), "--config", str(tmp_path / "run.yaml")]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"][0]["parts"] == {"accuracy": 1.0}
+
+
+@pytest.mark.parametrize("verb", ["rewards", "score texts.jsonl --reward accuracy"])
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path, verb: str) -> None:
+    """A limit on the size of files stands for a full disk."""
+    (tmp_path / "texts.jsonl").write_text('{"answer": "red", "completions": ["<answer>red</answer>"]}\n')
+    line = f"ulimit -f 0; {sys.executable} -m mmreason.cli {verb} > out"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == "mmreason: standard output: cannot be written (File too large)\n"
+    assert done.returncode == 2
+
+
 def test_score_fails_when_nothing_could_be_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.py").write_text("def fn(sample, text):\n    raise RuntimeError('broken')\n")
     (tmp_path / "texts.jsonl").write_text('{"id": "a", "answer": "red", "completions": ["red"]}\n')
@@ -126,19 +156,21 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_score_and_leave_nothing_behind(tmp_path: Path, number: int, status: int) -> None:
     (tmp_path / "slow.py").write_text(
         "import pathlib, time\n\ndef fn(sample, text):\n    pathlib.Path('started').touch()\n    time.sleep(25)\n"
     )
     (tmp_path / "texts.jsonl").write_text('{"id": "a", "answer": "red", "completions": ["red"]}\n')
-    line = [sys.executable, "-m", "mmreason.cli", "score", "texts.jsonl", "--reward", "slow.py:fn"]
+    line = [sys.executable, "-m", "mmreason.cli", "score", "texts.jsonl", "--reward", "slow.py:fn", "--out", "o.jsonl"]
     pipe = subprocess.PIPE
     with subprocess.Popen(line, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
         deadline = time.monotonic() + 60
         while not (tmp_path / "started").exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and its workers
+        os.killpg(process.pid, number)  # as a terminal does: to the command and its workers
         _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130, errors
+    assert process.returncode == status, errors
     assert "Traceback" not in errors
+    assert not [path.name for path in tmp_path.iterdir() if "o.jsonl" in path.name]

@@ -1,4 +1,8 @@
 import json
+import os
+import stat
+import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +122,85 @@ def test_more_lines_than_are_held_at_once(tmp_path: Path) -> None:
     lines = read(tmp_path / "out.jsonl")
     assert [line["id"] for line in lines] == [str(index) for index in range(600)]
     assert [line["scores"][0]["total"] for line in lines] == [float(index == 5) for index in range(600)]
+
+
+def test_a_pipe_is_written_and_not_replaced(tmp_path: Path) -> None:
+    source, pipe = write(tmp_path / "c.jsonl", row(id="q1"), row(id="q2")), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
+        score_file(source, REWARDS[:1], pipe)
+        assert reader.stdout is not None
+        assert [json.loads(line)["id"] for line in reader.stdout] == ["q1", "q2"]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_is_followed_and_stays_a_link(tmp_path: Path, exists: bool) -> None:
+    source, target, link = write(tmp_path / "c.jsonl", row(id="q1")), tmp_path / "target", tmp_path / "link"
+    if exists:
+        target.write_text("of before\n")
+    link.symlink_to(target)
+    score_file(source, REWARDS[:1], link)
+    assert link.is_symlink()
+    assert [line["id"] for line in read(target)] == ["q1"]
+
+
+def test_a_file_keeps_its_content_until_all_is_written(tmp_path: Path) -> None:
+    source, out = write(tmp_path / "c.jsonl", row(), row(answer="abc")), tmp_path / "out.jsonl"
+    out.write_text("of before\n")
+    with pytest.raises(RewardError):
+        score_file(source, REWARDS, out, ScoringConfig(on_error="stop"))
+    assert out.read_text() == "of before\n"
+
+
+def feed(pipe: Path, *rows: Any) -> threading.Thread:
+    """Write rows into a pipe as soon as somebody reads it."""
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=write, args=(pipe, *rows))
+    writer.start()
+    return writer
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    writer = feed(pipe, row(), row(id="q2"))
+    summary = score_file(pipe, REWARDS[:1], tmp_path / "out.jsonl")
+    writer.join()
+    assert summary.lines == 2
+    assert [line["id"] for line in read(tmp_path / "out.jsonl")] == ["pipe:1", "q2"]
+
+
+@pytest.mark.parametrize("bad", ["{", "[1]", row(anwser="5")])
+def test_a_bad_line_of_a_pipe_is_named_after_the_pipe(tmp_path: Path, bad: Any) -> None:
+    pipe = tmp_path / "pipe"
+    writer = feed(pipe, row(), bad)
+    with pytest.raises(DataError, match=f"^{pipe}:2: "):
+        score_file(pipe, REWARDS[:1], tmp_path / "out.jsonl")
+    writer.join()
+
+
+@pytest.mark.parametrize("out", [".", "..", ""])
+def test_a_folder_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="is a folder; give --out the name of a file"):
+        score_file(write(tmp_path / "c.jsonl", row()), REWARDS[:1], out)
+
+
+SHOWS_PATHS = """
+def first(sample, text):
+    return {"total": float(sample.media[0].path == sample.answer)}
+"""
+
+
+@pytest.mark.parametrize("item", [{"image": "../b.png"}, {"path": "/b.png"}, {"url": "file:///b.png"}])
+def test_media_paths_are_not_checked_without_a_root(tmp_path: Path, item: dict[str, str]) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (tmp_path / "plugin.py").write_text(SHOWS_PATHS)
+    meant = str(tmp_path.resolve() / "b.png") if "image" in item else "/b.png"
+    message = {"role": "user", "content": [{"type": "image", **item}, {"type": "text", "text": "a/b?"}]}
+    source = write(folder / "c.jsonl", row(answer=meant, messages=[message]))
+    score_file(source, [RewardConfig(name=f"{tmp_path / 'plugin.py'}:first")], tmp_path / "out.jsonl")
+    assert read(tmp_path / "out.jsonl")[0]["scores"][0]["total"] == 1.0
+    with pytest.raises(DataError, match="outside the media root"):
+        score_file(source, REWARDS, tmp_path / "out.jsonl", media_root=folder)

@@ -14,11 +14,12 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
 from mmreason.errors import ConfigError, MediaError
-from mmreason.processors.backends import READERS, _keyframe_to_seek, choose_decoder, problem
-from mmreason.processors.base import Facts
+from mmreason.processors.backends import READERS, _keyframe_to_seek, check_found, choose_decoder, problem
+from mmreason.processors.base import Facts, Refusal
+from mmreason.processors.media import MediaLoader
 from mmreason.types import MediaRef
-from tests.media_files import Array, clip, cut, picture, tone, write_audio, write_video
-from tests.unit.processors.helpers import load, reason, ref
+from tests.media_files import Array, clip, cut, cut_video, picture, tone, write_audio, write_video
+from tests.unit.processors.helpers import TRAITS, config, load, reason, ref
 
 
 def levels(frames: Array) -> Array:
@@ -47,6 +48,16 @@ def test_number_of_frames_and_which_is_qwen_vl_utils(tmp_path: Path, frames: int
     first, last, _ = calculate_video_frame_range({}, frames, 8.0)
     indices = torch.linspace(first, last, count).round().long()
     np.testing.assert_allclose(decoded.timestamps, indices / 8, atol=1e-3)
+
+
+@pytest.mark.parametrize("fps", [12, 15, 24, 30000 / 1001])
+@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mp4"])
+def test_rounded_times_do_not_change_the_number_of_frames(tmp_path: Path, fps: float, suffix: str) -> None:
+    """Matroska rounds times to milliseconds: 14.999 frames per second would give 6 frames for 8."""
+    for seconds in (4, 6):
+        total = round(fps * seconds)
+        decoded = load(ref(write_video(tmp_path / f"a{suffix}", clip(total), fps=fps)))
+        assert len(decoded.data) == smart_nframes({"fps": 2.0, "min_frames": 4, "max_frames": 64}, total, fps)
 
 
 def test_nframes(tmp_path: Path) -> None:
@@ -83,6 +94,47 @@ def test_variable_frame_rate_is_sampled_by_time(tmp_path: Path, suffix: str) -> 
     # asked at 0, 0.8, 1.6, 2.4, 3.2, 4: the frames nearest to that
     np.testing.assert_allclose(decoded.timestamps, [0, 1.0, 1.1, 3.0, 3.0, 4.0], atol=2e-3)
     np.testing.assert_allclose(levels(decoded.data), levels(clip(10))[[0, 5, 6, 7, 7, 9]], atol=6)
+
+
+@pytest.mark.parametrize("keyframe", [12, None])
+@pytest.mark.parametrize("begin", [18, 24])
+def test_frames_that_an_edit_list_hides_are_not_shown(tmp_path: Path, begin: int, keyframe: int | None) -> None:
+    """As a cut without encoding leaves them: the frames between a keyframe and the cut are in the file, unseen."""
+    decoded = load(ref(cut_video(tmp_path / "a.mp4", clip(96), begin, keyframe), nframes=4))
+    wanted = np.rint(np.linspace(begin, 95, 4)).astype(int)
+    np.testing.assert_allclose(levels(decoded.data), levels(clip(96))[wanted], atol=4)
+    np.testing.assert_allclose(decoded.timestamps, (wanted - begin) / 8, atol=1e-3)
+
+
+@pytest.mark.parametrize("decoder", ["torchcodec", "decord"])
+def test_hidden_frames_are_never_taken_for_others(tmp_path: Path, decoder: str) -> None:
+    if problem(decoder) is not None:
+        pytest.skip(f"{decoder} does not work here")
+    item = ref(cut_video(tmp_path / "a.mp4", clip(96), 18, 12), nframes=4)
+    with MediaLoader(config(decoder=decoder), TRAITS) as loader:
+        (answer,) = loader.load([item])
+    if isinstance(answer, MediaError):
+        assert answer.reason == "not readable by this decoder"
+    else:
+        np.testing.assert_allclose(levels(answer.data), levels(load(item).data), atol=4)
+
+
+def test_a_decoder_that_gives_another_frame_is_refused() -> None:
+    facts = Facts(digest="", format="MP4", times=np.array([0, 0.1, 0.2, 1.0]))
+    check_found("torchcodec", 0.1004, 0.1, facts)
+    for seconds, wanted in ((0.2, 0.1), (0.0, 0.1), (0.2, 1.0), (-0.6, 0.0)):
+        with pytest.raises(Refusal, match=f"torchcodec gives the frame at {seconds:.3f} s"):
+            check_found("torchcodec", seconds, wanted, facts)
+
+
+@pytest.mark.parametrize("suffix", [".h264", ".hevc"])
+def test_a_raw_stream_says_its_rate_itself(tmp_path: Path, suffix: str) -> None:
+    """FFmpeg gives every raw stream 25 frames per second."""
+    codec = {".h264": "libx264", ".hevc": "libx265"}[suffix]
+    decoded = load(ref(write_video(tmp_path / f"a{suffix}", clip(61), fps=30, codec=codec), kind="video"))
+    assert decoded.timestamps[-1] == pytest.approx(2.0)
+    assert len(decoded.timestamps) == 4
+    np.testing.assert_allclose(levels(decoded.data), levels(clip(61))[[0, 20, 40, 60]], atol=6)
 
 
 @pytest.mark.parametrize(("rotation", "corner"), [(0, (5, 5)), (90, (-5, 5)), (180, (-5, -5)), (-90, (5, -5))])
