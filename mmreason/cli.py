@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             status: int = args.verb(args)
         finally:
-            _flush()
+            _show()  # what a verb left in the buffer
         return status
     except KeyboardInterrupt:
         return 130
@@ -44,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _flush() -> None:
-    """Write out what was printed. What cannot be written is dropped, or Python would try again when it exits."""
+def _show(*lines: object) -> None:
+    """Print lines at once. What cannot be written is dropped, or Python would try again when it exits."""
     try:
-        sys.stdout.flush()
+        print(*lines, sep="\n", end="\n" if lines else "", flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
@@ -120,7 +120,7 @@ def _train(args: argparse.Namespace) -> int:
 
     folder = run(config)
     if os.environ.get("RANK", "0") == "0":
-        print(folder)
+        _show(folder)
     return 0
 
 
@@ -183,9 +183,7 @@ def _rewards(args: argparse.Namespace) -> int:
     from mmreason.rewards import describe
 
     for reward in describe():
-        print(f"{reward.name:12} {reward.help}")
-        for name, default in reward.options.items():
-            print(f"{'':14}{name}={default}")
+        _show(f"{reward.name:12} {reward.help}", *(f"{'':14}{name}={value}" for name, value in reward.options.items()))
     return 0
 
 
@@ -194,7 +192,7 @@ def _doctor(args: argparse.Namespace) -> int:
     from mmreason.policy.families import FAMILIES
 
     lines, works = doctor(tuple(FAMILIES))
-    print("\n".join(lines))
+    _show(*lines)
     return 0 if works else 1
 
 
