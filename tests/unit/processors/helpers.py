@@ -21,8 +21,8 @@ VISION_TRAITS = MediaTraits(frame="resized_pixels", seconds_name="second_per_gri
 
 
 def config(**changes: Any) -> MediaConfig:
-    """Decoding in this process, videos of any small size."""
-    return MediaConfig(**{"workers": 0, "video_min_pixels": 3136, **changes})
+    """Decoding in this process, by the decoder that reads everything, videos of any small size."""
+    return MediaConfig(**{"workers": 0, "decoder": "pyav", "video_min_pixels": 3136, **changes})
 
 
 @cache
