@@ -7,16 +7,17 @@ A config names a reward by its name here, by `pkg.mod:attr`, `file.py:attr`, or 
 from __future__ import annotations
 
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from mmreason.errors import ConfigError
+from mmreason.errors import ConfigError, PluginError
 from mmreason.plugins import load_symbol, nearest
 from mmreason.rewards import accuracy, format, grounding
-from mmreason.rewards.base import RewardFn, lift
+from mmreason.rewards.base import Regex, RewardFn, lift
 from mmreason.types import Rollout, Sample, Score
 
 if TYPE_CHECKING:
@@ -47,6 +48,21 @@ def load_reward(config: RewardConfig) -> BoundReward:
     missing option; value of the wrong type), all mistakes in the options at once.
     """
     return bind(config.name, config.options)
+
+
+def check_rewards(configs: Sequence[RewardConfig]) -> None:
+    """Load every reward once, in this process, to find mistakes before anything that takes long begins.
+
+    Raises ConfigError with the mistakes of all of them, a line each.
+    """
+    wrong: list[str] = []
+    for config in configs:
+        try:
+            load_reward(config)
+        except (ConfigError, PluginError) as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ConfigError("\n".join(wrong))
 
 
 def bind(name: str, options: Mapping[str, Any]) -> BoundReward:
@@ -102,6 +118,8 @@ def _type_hints(function: Callable[..., Any]) -> dict[str, Any]:
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value from a config suits an annotation. Annotations other than plain ones are not checked."""
     origin = typing.get_origin(hint)
+    if hint is Regex:
+        return isinstance(value, str) and _compiles(value)
     if origin is Literal:
         return any(value == choice and type(value) is type(choice) for choice in typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):
@@ -117,6 +135,14 @@ def _fits(value: Any, hint: Any) -> bool:
     return True
 
 
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
+
+
 def _shown(hint: Any) -> str:
     """An annotation in words: "one of 'plain', 'vlmr1'", "float", "str or None"."""
     if typing.get_origin(hint) is Literal:
@@ -125,4 +151,6 @@ def _shown(hint: Any) -> str:
         return " or ".join(_shown(choice) for choice in typing.get_args(hint))
     if typing.get_origin(hint) is Sequence:
         return f"a list of {_shown(typing.get_args(hint)[0])}"
+    if hint is Regex:
+        return "a regular expression that Python can compile"
     return "None" if hint is types.NoneType else getattr(hint, "__name__", str(hint))

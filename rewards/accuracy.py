@@ -2,13 +2,14 @@
 
     mcq         the letter of an option, or its text (choices.py says what is understood)             0 or 1
     numeric     equal numbers: 5 = 5.0 = "5 cm", 1,000 = 1000, 1/2 = 0.5 (numbers.py)                 0 or 1
-    counting    the same whole number; "five" is 5                                                    0 or 1
+    counting    the same whole number; "five" is 5, "twenty-five" is 25                               0 or 1
     math        equal by math-verify                                                                  0 or 1
     exact       the same text, but for case, white space and a closing full stop; a gold that the
                 data file has as a number is compared as a number                                     0 or 1
     yes_no      yes / no (true / false)                                                               0 or 1
-    free_form   mean of ROUGE-1, ROUGE-2, ROUGE-L                                                     0 to 1
-    ocr         1 - word error rate, at least 0                                                       0 to 1
+    free_form   mean of ROUGE-1, ROUGE-2, ROUGE-L over words of any script (texts.py)                 0 to 1
+    ocr         1 - word error rate, at least 0; characters count as words where a script has no
+                spaces (Chinese, Japanese, Thai, ...)                                                 0 to 1
     regression  1 - relative error, at least 0                                                        0 to 1
 
 Only the last `<answer>...</answer>` is read. A gold list holds alternatives: the best counts. A gold that cannot be
@@ -28,7 +29,7 @@ from mmreason.rewards.choices import read_choice
 from mmreason.rewards.numbers import Number, read_number, same_number
 from mmreason.rewards.published import GRADERS
 from mmreason.rewards.symbolic import parse_math, same_math
-from mmreason.rewards.texts import plain, rouge_mean, word_accuracy
+from mmreason.rewards.texts import plain, rouge_mean, word_accuracy, words
 from mmreason.types import Rollout, Sample, Score
 
 Variant = Literal["sane", "video_r1", "r1_v", "visual_rft", "cosmos"]
@@ -71,7 +72,7 @@ def accuracy(
         return [Score(total=None)] * len(rollouts)
     if kind not in TASKS:
         error = f"{sample.id}: unknown task {kind!r}{nearest(kind, TASKS)}; or list it in the option skip_tasks"
-        return [Score(total=None, error=error)] * len(rollouts)
+        return [Score(total=None, error=error, flags={BAD_GOLD: True})] * len(rollouts)
     golds = _golds(sample, TASKS[kind])
     if isinstance(golds, str):
         return [Score(total=None, error=golds, flags={BAD_GOLD: True})] * len(rollouts)
@@ -117,6 +118,10 @@ def _gold_texts(sample: Sample) -> list[Any]:
 
 def _text_gold(value: Any, sample: Sample) -> str | None:
     return value if isinstance(value, str) and value.strip() else None
+
+
+def _words_gold(value: Any, sample: Sample) -> str | None:
+    return value if isinstance(value, str) and words(value) else None
 
 
 def _choice_gold(value: Any, sample: Sample) -> str | None:
@@ -200,7 +205,7 @@ TASKS: dict[str, Task] = {
     "math": Task(_math_gold, _math, "a formula or number that math-verify can parse"),
     "exact": Task(_exact_gold, _exact, "text or a number"),
     "yes_no": Task(_yes_no_gold, _yes_no, "yes or no"),
-    "free_form": Task(_text_gold, lambda answer, gold, *_: rouge_mean(answer, gold), "text"),
+    "free_form": Task(_words_gold, lambda answer, gold, *_: rouge_mean(answer, gold), "text with a word in it"),
     "ocr": Task(_text_gold, lambda answer, gold, *_: word_accuracy(answer, gold), "text"),
     "regression": Task(_number_gold, _regression, "one number"),
 }

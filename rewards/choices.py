@@ -3,7 +3,8 @@
 Understood: "B", "b", "(B)", "B.", "B) green", "B. green", "B: green", "Answer: B", "The correct option is (B).",
 "B is correct", "\\boxed{B}", "**B**", and an option's own text ("green").
 No answer: nothing, several letters ("A or B", "A, C"), a letter that is not offered, a letter with another option's
-text ("B. red" where A is red), and any longer prose.
+text ("B. red" where A is red), any longer prose, and a text of more than LONGEST characters. Options after the 26th
+have no letter; they are named by their text.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+LONGEST = 2000
+"""Characters: a longer text names no option."""
 _LEAD = re.compile(
     r"(?:the|my|final|correct|right|best|answer|option|choice|letter|is|it|i|think|believe|should\s+be|would\s+be|so|"
     r"therefore|thus)\b[\s:=,*_]*",
@@ -28,7 +31,12 @@ _NAMED = re.compile(r"\b([B-Z]|A(?!\s+(?!(?:or|and)\b)[a-z]))\b")
 
 
 def read_choice(text: str, options: Sequence[str]) -> str | None:
-    """The capital letter that the text names, or None. Without options, any letter from A to Z is on offer."""
+    """The capital letter that the text names, or None. Without options, any letter from A to Z is on offer.
+
+    Options after the 26th are named by the characters that follow Z; no text that spells those names them.
+    """
+    if len(text) > LONGEST:
+        return None
     known = [plain(option, index) for index, option in enumerate(options)]
     rest = _trim(text)
     while True:
@@ -54,7 +62,7 @@ def _read(text: str, known: Sequence[str]) -> str | None:
 
 def plain(option: str, index: int) -> str:
     """An option's text without its own letter: "B. green" at index 1 is "green"."""
-    letter = chr(ord("A") + index)
+    letter = re.escape(chr(ord("A") + index))
     return _key(re.sub(rf"^\s*\(?{letter}[).:]\s*", "", option))
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mmreason.rewards.base import Regex
 from mmreason.types import Rollout, Sample, Score
 
 Variant = Literal["default", "video_r1", "mm_eureka", "cosmos"]
@@ -45,7 +46,7 @@ def format(
     variant: Variant = "default",
     think_tag: str = "think",
     answer_tag: str = "answer",
-    pattern: str | None = None,
+    pattern: Regex | None = None,
     prefilled: bool = False,
 ) -> list[Score]:
     """1 if the text is a think block followed by an answer block, else 0.

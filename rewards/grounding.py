@@ -17,7 +17,9 @@ from mmreason.types import Box, CoordinateFrame, Geometry, Rollout, Sample, Scor
 
 Variant = Literal["plain", "vlmr1", "plus_one"]
 
-_N = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
+LONGEST = 2000
+"""Characters: a longer answer holds no box."""
+_N = r"\s*([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*"
 _BOXES = tuple(
     re.compile(pattern)
     for pattern in (
@@ -66,6 +68,8 @@ def iou(
 def read_box(text: str, frame: CoordinateFrame) -> Box | None:
     """The one box in the last `<answer>`; None where there is none, or several that differ."""
     answer = extract_answer(text) or ""
+    if len(answer) > LONGEST:
+        return None
     found = {tuple(float(n) for n in numbers) for pattern in _BOXES for numbers in pattern.findall(answer)}
     if len(found) != 1:
         return None

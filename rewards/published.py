@@ -4,7 +4,8 @@ Each grader takes (completion, gold, task) and gives a value. Described from res
 "rewards" sections 2.1, 2.3 and 4.7, which name the commits; the code here is our own. One difference on purpose: where
 these trainers give 0 or 1 for a gold that cannot be read, ours is an error before any grader is called.
 
-    video_r1    first `<answer>`; letters as identical text ("A." is not "A"); 5 is not 5.0; tasks beyond its five are 0
+    video_r1    first `<answer>`; letters as identical text ("A." is not "A"); 5 is not 5.0; free-form answers have no
+                words but those of a to z and 0 to 9; tasks beyond its five are 0
     r1_v        R1-V, R1-AQA: math-verify over the whole completion, thoughts included; else identical text
     visual_rft  classification: math-verify over the whole completion; else one text inside the other, spaces and
                 underscores removed - so "A or B or C" and an empty answer are right
@@ -37,9 +38,9 @@ def video_r1(completion: str, gold: Any, task: str) -> float:
     if task in ("numeric", "counting"):
         return _same_to_two_decimals(answer, gold)
     if task == "ocr":
-        return word_accuracy(answer, gold)
+        return word_accuracy(answer, gold, every_script=False)
     if task == "free_form":
-        return rouge_mean(answer, gold)
+        return rouge_mean(answer, gold, every_script=False)
     return _relative_error(answer, gold) if task == "regression" else 0.0
 
 

@@ -62,10 +62,11 @@ def _load(connection: Connection) -> list[BoundReward] | None:
 
 def _run_chunk(connection: Connection, rewards: Sequence[BoundReward]) -> None:
     for payload, indices in connection.recv():
-        sample, rollouts = pickle.loads(payload)
         for index in indices:
+            sample, rollouts = pickle.loads(payload)  # each reward has its own: what one changes, no other sees
+            count = len(rollouts)
             try:
-                answer: tuple[str, Any] = "scores", checked(rewards[index](sample, rollouts), len(rollouts))
+                answer: tuple[str, Any] = "scores", checked(rewards[index](sample, rollouts), count)
             except MMReasonError as error:
                 answer = "error", one_line(str(error))
             except (Exception, SystemExit) as error:  # rewards are foreign code: whatever they raise is counted

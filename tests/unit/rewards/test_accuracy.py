@@ -1,6 +1,7 @@
 """Golden values: research notes "algorithms", section 1 (Video-R1), and "rewards", sections 2.1, 2.3, 8."""
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmreason.rewards import bind
-from mmreason.rewards.base import extract_answer
+from mmreason.rewards.base import BAD_GOLD, extract_answer
 from mmreason.rewards.numbers import read_number
+from mmreason.rewards.texts import words
 from mmreason.types import Rollout
 from tests.unit.rewards.helpers import answered, grade, sample, value_of
 
@@ -63,6 +65,21 @@ def test_no_answer(answer: str) -> None:
     assert score.flags == {"correct": False, "answered": False}
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("answer", ["the answer is " * 2500, "is " * 20_000, "A " * 20_000, "b" * 100_000])
+def test_a_long_answer_names_no_option(answer: str) -> None:
+    assert value_of(answer, sample("B", "mcq", options=COLOURS)) == 0
+
+
+def test_more_options_than_letters() -> None:
+    options = tuple(f"option {index}" for index in range(40))
+    for index in (0, 25, 27, 28, 39):
+        question = sample(options[index], "mcq", options=options)
+        assert value_of(options[index], question) == 1
+        assert value_of(options[index - 1], question) == 0
+    assert value_of("B", sample("B", "mcq", options=options)) == 1
+
+
 def test_wrong_letter_is_an_answer() -> None:
     (score,) = bind("accuracy", {})(sample("B", "mcq", options=COLOURS), answered("C"))
     assert (score.total, score.flags["answered"]) == (0, True)
@@ -104,6 +121,67 @@ def test_a_letter_is_right_only_for_itself(gold: str, said: str, shape: str) -> 
 )  # fmt: skip
 def test_numeric(gold: Any, answer: str, expected: int) -> None:
     assert value_of(answer, sample(gold, "numeric")) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("five hundred", 500), ("twenty-five", 25), ("twenty five", 25), ("one hundred and twenty", 120),
+        ("A hundred", 100), ("fifty-two thousand three hundred and one", 52301), ("two million", 2_000_000),
+        ("fifteen hundred", 1500), ("minus five", -5), ("five percent", 5), ("There is one dog.", 1), ("zero", 0),
+        ("5 (five) apples", 5), ("one of them is 5", 5), ("5cm", 5), ("50kg", 50), ("12km/h", 12), ("2nd", 2),
+        ("90^\\circ", 90), ("5 times", 5), ("**5** apples", 5), ("No, 5", 5), ("No. 5", 5), ("answer(5)", 5), ("5m", 5),
+        ("I am not sure, but 5", 5), ("5(approx.)", 5), ("5个", 5),
+    ],
+)  # fmt: skip
+def test_numbers_are_read_whole(answer: str, value: float) -> None:
+    number = read_number(answer)
+    assert number is not None
+    assert number.value == value
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "five six", "one two", "twenty eleven", "five or six", "two thirds", "one half", "two point five", "two dozen",
+        "twenty-first", "no one", "not two", "hundreds", "one and two", "5 or six", "3 apples and two pears",
+        "1k", "5K", "5 k", "3.5k", "5M", "2x", "2 x", "-2x", "2a", "2pi", "2\u03c0", "5e", "2!", "2^n", "2 + x", "2*x",
+        "x/2", "x + 2", "x^2", "5/x", "f(2)", "sqrt(2)", "\\sqrt{2}", "square root of 4", "log 2", "log(2)", "\\log 2",
+        "sin 30", "3 squared", "2 dozen", "half of 10", "twice 2", "5 and a half", "not 2", "The answer is not 2",
+        "no 2", "is not equal to 2", "isn't 2", "5\u4e07", "1" * 5000,
+    ],
+)  # fmt: skip
+def test_no_number_is_read_out_of_another(answer: str) -> None:
+    assert read_number(answer) is None
+
+
+@pytest.mark.parametrize(("gold", "wrong"), [("five hundred", "5"), ("125", "one hundred and twenty"), ("1", "no one")])
+def test_a_gold_in_words_is_not_its_first_word(gold: str, wrong: str) -> None:
+    assert value_of(wrong, sample(gold, "numeric")) == 0
+    assert value_of(gold, sample(gold, "numeric")) == 1
+
+
+_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+_ONES += ["seventeen", "eighteen", "nineteen"]
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+
+
+def spelled(value: int) -> str:
+    """The usual English words of a number below a million million."""
+    for factor, name in [(10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred")]:
+        if value >= factor:
+            rest = f" {spelled(value % factor)}" if value % factor else ""
+            return f"{spelled(value // factor)} {name}{rest}"
+    if value < 20:
+        return _ONES[value]
+    return _TENS[value // 10 - 2] + (f"-{_ONES[value % 10]}" if value % 10 else "")
+
+
+@given(st.integers(0, 10**12 - 1) | st.integers(0, 2000))
+def test_every_number_in_words_is_read(value: int) -> None:
+    number = read_number(spelled(value))
+    assert number is not None
+    assert number.value == value
 
 
 def test_numeric_tolerance() -> None:
@@ -198,6 +276,37 @@ def test_free_form_is_the_mean_rouge(answer: str, gold: str, expected: float, va
 @pytest.mark.parametrize(
     ("answer", "gold", "expected"),
     [
+        ("这是一只猫", "这是一只猫", 1),  # this is a cat
+        ("这是一只狗", "这是一只猫", (4 / 5 + 3 / 4 + 4 / 5) / 3),  # a dog
+        ("это кот", "Это кот!", 1),  # Cyrillic
+        ("हिन्दी भाषा", "हिन्दी", 4 / 9),  # Hindi, one word of two
+    ],
+)  # fmt: skip
+def test_free_form_knows_every_script(answer: str, gold: str, expected: float) -> None:
+    assert value_of(answer, sample(gold, "free_form")) == pytest.approx(expected)
+
+
+@given(st.text(st.characters(codec="ascii", exclude_characters="<>"), max_size=40))
+def test_words_of_ascii_texts_are_those_of_rouge_score(text: str) -> None:
+    assert words(text) == re.sub(r"[^a-z0-9]+", " ", text.lower()).split()
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "expected"),
+    [
+        ("\u4f60\u597d\u4e16", "\u4f60\u597d\u4e16\u754c", 0.75),  # three characters of four
+        ("\u0e2a\u0e27", "\u0e2a\u0e27", 1),
+        ("OCR \u6587", "OCR \u6587\u5b57", 2 / 3),
+        ("a " * 100_000, "a b c", 0),
+    ],
+)
+def test_ocr_counts_characters_where_a_script_has_no_spaces(answer: str, gold: str, expected: float) -> None:
+    assert value_of(answer, sample(gold, "ocr")) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "expected"),
+    [
         ("the cat sat", "the cat sat", 1),
         ("the cat sit", "the cat sat", 0.666667),
         ("a big fat cat sat down", "the cat sat", 0),
@@ -275,7 +384,7 @@ def test_cosmos_ignores_case() -> None:
         ("numeric", ["5", "x"]), ("counting", "2.5"), ("counting", -1), ("mcq", "Q"), ("mcq", "purple"), ("mcq", 1),
         ("mcq", ["A", "B"]), ("mcq", ""), ("math", ""), ("math", "no solution at all"), ("math", None), ("math", True),
         ("exact", ""), ("exact", None), ("exact", {"a": 1}), ("yes_no", "maybe"), ("free_form", " "), ("ocr", 5),
-        ("regression", "x"),
+        ("regression", "x"), ("free_form", "?!"), ("numeric", "2x"), ("counting", "two dozen"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("variant", ["sane", "video_r1", "r1_v"])
@@ -288,6 +397,7 @@ def test_a_gold_that_cannot_be_read_is_an_error(task: str, gold: Any, variant: s
 def test_unknown_task_is_an_error_and_skipped_tasks_do_not_apply() -> None:
     (score,) = bind("accuracy", {})(sample("A", "mpq"), answered("A"))
     assert score.error == "file.jsonl:1: unknown task 'mpq'; did you mean 'mcq'?; or list it in the option skip_tasks"
+    assert score.flags == {BAD_GOLD: True}  # sampling it again would help nobody
     (score,) = bind("accuracy", {})(sample("A", "grounding"), answered("A"))
     assert (score.total, score.error) == (None, None)
     (score,) = bind("accuracy", {"skip_tasks": ["mine"]})(sample("A", "mine"), answered("A"))

@@ -1,5 +1,6 @@
 """Golden values: research notes "rewards", sections 0.1, 0.2, 2.4 and 8."""
 
+import time
 from typing import Any
 
 import pytest
@@ -71,6 +72,14 @@ def test_unusable_answers_score_zero(answer: str) -> None:
     )
     assert score.total == 0
     assert score.flags == {"correct": False, "answered": False}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("answer", ["[" + "1" * 100_000, "[" * 100_000, "[" + " " * 100_000 + "1", "[" + "1" * 1900])
+def test_long_answers_cost_no_time(answer: str) -> None:
+    started = time.monotonic()
+    assert overlap(answer) == 0
+    assert time.monotonic() - started < 1
 
 
 def test_boxes_in_the_thoughts_do_not_count() -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from mmreason.config import RewardConfig
 from mmreason.errors import ConfigError, PluginError, RewardError
-from mmreason.rewards import REWARDS, bind, describe, load_reward
+from mmreason.rewards import REWARDS, bind, check_rewards, describe, load_reward
 from mmreason.rewards.base import keep_mask, lift, without_tensors
 from mmreason.types import Rollout, Sample, Score
 from tests.unit.rewards.helpers import answered, sample
@@ -58,6 +59,33 @@ def test_all_option_mistakes_come_at_once() -> None:
 def test_good_options_pass(options: dict[str, Any]) -> None:
     (score,) = load_reward(RewardConfig(name="iou", options=options))(sample("A", "mcq"), answered("A"))
     assert score.error is None
+
+
+@pytest.mark.parametrize("pattern", ["(", "*", 3])
+def test_a_pattern_that_is_none_is_refused_when_the_reward_is_loaded(pattern: Any) -> None:
+    with pytest.raises(ConfigError, match=r"option pattern: got .* expected a regular expression that Python can"):
+        bind("format", {"pattern": pattern})
+
+
+def test_rewards_are_checked_all_at_once_and_early(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    good = [RewardConfig(name="accuracy"), RewardConfig(name=f"{tmp_path / 'mine.py'}:ranked")]
+    check_rewards(good)
+    bad = [RewardConfig(name="acuracy"), RewardConfig(name="iou", options={"pwer": 1}), RewardConfig(name="none.py:f")]
+    with pytest.raises(ConfigError) as caught:
+        check_rewards([*good, *bad])
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["acuracy", "reward iou", "none.py"]
+
+
+def test_the_example_for_contributors_works_on_texts(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = textwrap.dedent(guide.split("```python\n")[1].split("```")[0])
+    imports = "from collections.abc import Sequence\nfrom mmreason.types import Rollout, Sample, Score\n\n"
+    (tmp_path / "guide.py").write_text(imports + code)
+    reward = bind(f"{tmp_path / 'guide.py'}:brevity", {"limit": 3})
+    texts = [Rollout(text="one two three"), Rollout(text="one two three four")]
+    assert [score.total for score in reward(sample(), texts)] == [1.0, 0.0]
 
 
 def test_unknown_reward_names_the_nearest() -> None:

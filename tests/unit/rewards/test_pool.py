@@ -160,6 +160,23 @@ def test_token_counts_reach_the_reward(plugin: str) -> None:
     assert score.parts == {f"{plugin}:good": 7, f"{plugin}:good.length": 3}
 
 
+def test_what_one_reward_changes_no_other_sees(tmp_path: Path) -> None:
+    file = tmp_path / "two.py"
+    file.write_text(
+        "def changes(sample, rollouts):\n"
+        "    sample.meta['seen'] = 1\n"
+        "    rollouts.append(rollouts[0])\n"
+        "    return looks(sample, rollouts[:1])\n\n"
+        "def looks(sample, rollouts):\n"
+        "    from mmreason.types import Score\n"
+        "    return [Score(total=float(sample.meta.get('seen', 0) + len(rollouts) - 1))]\n"
+    )
+    rewards = [RewardConfig(name=f"{file}:{name}") for name in ("changes", "looks")]
+    with RewardPool(rewards, scoring(workers=1)) as pool:
+        ((score,),) = pool.score([(sample(meta={"a": 1}), answered("x"))])
+    assert list(score.parts.values()) == [1.0, 0.0]
+
+
 def test_groups_come_back_in_order_whatever_their_number(plugin: str) -> None:
     with RewardPool([RewardConfig(name="accuracy")], scoring()) as pool:
         for count in (0, 1, 7, 300):
