@@ -18,8 +18,7 @@ torch is not imported here; pyarrow and datasets only when a source needs them.
 from __future__ import annotations
 
 import base64
-import binascii
-import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -28,8 +27,9 @@ from typing import Any, Literal, NoReturn, TypeVar, overload
 from urllib.parse import unquote, urlparse
 
 from mmreason.config import DataConfig, DataSource
-from mmreason.errors import DataError
+from mmreason.errors import ConfigError, DataError
 from mmreason.plugins import nearest
+from mmreason.rows import read_rows as read_rows  # for score.py, which reads the same files
 from mmreason.types import MediaRef, Message, Sample
 
 KEYS = ("id", "messages", "answer", "task", "options", "golds", "demos", "source", "meta")
@@ -54,14 +54,12 @@ OPTIONS: dict[str, dict[str, str]] = {
 }
 """Per kind: key in a media item -> sampling option."""
 
+_WHOLE = {"min_pixels", "max_pixels", "min_frames", "max_frames", "nframes"}
+_LARGEST = 1e15
+"""A larger number is a mistake, and JSON may spell some that no float holds."""
 _SPELLINGS = {"image_url": "image", "video_url": "video", "audio_url": "audio"}
-_ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
 T = TypeVar("T")
-
-Row = tuple[str, Any]
-"""(where it stands, e.g. "data/train.jsonl:17"; the decoded row, or a DataError)."""
-
 
 OnError = Literal["raise", "collect"]
 """raise: stop at the first bad row. collect: yield its DataError in its place and go on."""
@@ -103,7 +101,15 @@ def iter_all(config: DataConfig, which: Literal["train", "eval"]) -> Iterator[Sa
 
 
 def load_all(config: DataConfig, which: Literal["train", "eval"]) -> list[Sample]:
-    """All samples of `data.train` or `data.eval`. Raises DataError at the first bad row or repeated id."""
+    """All samples of `data.train` or `data.eval`, in memory. Raises DataError at the first bad row or repeated id, and
+    ConfigError for a stream without an end: it would be held whole before the first step."""
+    for index, source in enumerate(getattr(config, which)):
+        if source.streaming and source.limit is None:
+            name = f"data.{which}[{index}]"
+            raise ConfigError(
+                f"{name}: {source.path} is streamed without a limit, and rows are held in memory before the first "
+                f"step; set {name}.limit to the number of rows to use, or streaming: false"
+            )
     return [_raised(item) for item in iter_all(config, which)]
 
 
@@ -130,7 +136,7 @@ def sample_from_row(row: Any, origin: str, root: Path | None, *, messages_requir
     """
     if not isinstance(row, Mapping):
         _wrong(origin, f"the row is {_kind(row)}, expected an object with keys such as messages, answer, task")
-    row = {key: value for key, value in row.items() if value is not None}
+    row = _cleaned(row, origin)
     for key in row:
         if key not in KEYS:
             _wrong(origin, f"unknown key {key!r}{nearest(str(key), list(KEYS))}")
@@ -172,7 +178,6 @@ def _messages(value: Any, origin: str, root: Path | None) -> tuple[Message, ...]
 def _message(value: Any, where: str, origin: str, root: Path | None) -> Message:
     if not isinstance(value, Mapping):
         _wrong(origin, f"{where}: {_kind(value)}, expected an object with role and content")
-    value = {key: item for key, item in value.items() if item is not None}
     for key in value:
         if key not in ("role", "content"):
             _wrong(origin, f"{where}: unknown key {key!r}{nearest(str(key), ['role', 'content'])}")
@@ -184,14 +189,15 @@ def _message(value: Any, where: str, origin: str, root: Path | None) -> Message:
     if not isinstance(content, list) or not content:
         _wrong(origin, f"{where}.content: {_kind(content)}, expected text or a list of typed parts")
     parts = tuple(_part(item, f"{where}.content[{index}]", origin, root) for index, item in enumerate(content))
+    if value["role"] == "user" and not any(isinstance(part, MediaRef) or part.strip() for part in parts):
+        _wrong(origin, f"{where}.content: only empty text, expected a question or media")
     return Message(role=value["role"], content=parts)
 
 
 def _part(value: Any, where: str, origin: str, root: Path | None) -> str | MediaRef:
     if not isinstance(value, Mapping):
         _wrong(origin, f'{where}: {_kind(value)}, expected an object such as {{"type": "text", "text": ...}}')
-    # Parquet gives every key of its struct type in every part, the absent ones as None.
-    value = {key: item for key, item in value.items() if item is not None}
+    value = dict(value)
     kind = value.pop("type", None)
     if kind == "text":
         for key in value:
@@ -200,9 +206,9 @@ def _part(value: Any, where: str, origin: str, root: Path | None) -> str | Media
         text = value.get("text")
         return text if text == "" else _text(text, f"{where}.text", origin)
     spelled, kind = kind, _SPELLINGS.get(str(kind), kind)
-    if kind not in OPTIONS:
+    if not isinstance(kind, str) or kind not in OPTIONS:
         _wrong(origin, f"{where}.type: {spelled!r}{nearest(str(spelled), ['text', *OPTIONS])}")
-    return _media(value, str(kind), where, origin, root)
+    return _media(value, kind, where, origin, root)
 
 
 def _media(value: dict[str, Any], kind: str, where: str, origin: str, root: Path | None) -> MediaRef:
@@ -218,23 +224,47 @@ def _media(value: dict[str, Any], kind: str, where: str, origin: str, root: Path
     sound = value.pop("sound", False) if kind == "video" else False
     if not isinstance(sound, bool):
         _wrong(origin, f"{where}.sound: {sound!r}, expected true or false")
-    known = OPTIONS[kind]
-    options: dict[str, Any] = {}
-    for key, number in value.items():
-        if key not in known:
-            names = [*known, kind, *(["sound"] if kind == "video" else [])]
-            _wrong(origin, f"{where}: unknown key {key!r} in {_a(kind)} part{nearest(str(key), names)}")
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            _wrong(origin, f"{where}.{key}: {number!r}, expected a number")
-        options[known[key]] = number
+    options = _options(value, kind, where, origin)
     path, data = _file(item, f"{where}.{places[0]}", origin, root)
     return MediaRef(kind=kind, path=path, data=data, sound=sound, options=options)
+
+
+def _options(value: dict[str, Any], kind: str, where: str, origin: str) -> dict[str, Any]:
+    """The sampling options among the keys of a media item, by the names that the processors know."""
+    options: dict[str, Any] = {}
+    for key, number in value.items():
+        if key not in OPTIONS[kind]:
+            names = [*OPTIONS[kind], kind, *(["sound"] if kind == "video" else [])]
+            _wrong(origin, f"{where}: unknown key {key!r} in {_a(kind)} part{nearest(str(key), names)}")
+        name = OPTIONS[kind][key]
+        if name in options:
+            _wrong(origin, f"{where}: {key} and {name} are the same option, expected one of them")
+        options[name] = _number(number, name, f"{where}.{key}", origin)
+    if "fps" in options and "nframes" in options:
+        _wrong(origin, f"{where}: fps and nframes given, expected one of them")
+    for low, high in (("min_pixels", "max_pixels"), ("min_frames", "max_frames")):
+        if low in options and high in options and options[low] > options[high]:
+            _wrong(origin, f"{where}: {low} {options[low]} is more than {high} {options[high]}")
+    if "end" in options and options["end"] <= options.get("start", 0):
+        _wrong(origin, f"{where}: end {options['end']} is not after start {options.get('start', 0)}")
+    return options
+
+
+def _number(value: Any, name: str, where: str, origin: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        _wrong(origin, f"{where}: {_kind(value)}, expected a number")
+    if not 0 <= value <= _LARGEST or (value == 0 and name != "start"):
+        _wrong(origin, f"{where}: {_kind(value)}, expected a positive number")
+    if name not in _WHOLE:
+        return value
+    if value != int(value):
+        _wrong(origin, f"{where}: {value}, expected a whole number")
+    return int(value)  # pandas writes 32.0
 
 
 def _file(item: Any, where: str, origin: str, root: Path | None) -> tuple[str | None, bytes | None]:
     """(absolute path, None) or (None, content) of what a media item names."""
     if isinstance(item, Mapping):
-        item = {key: inner for key, inner in item.items() if inner is not None}
         unknown = [key for key in item if key not in ("bytes", "path", "url")]
         if unknown or not item:
             _wrong(origin, f"{where}: keys {', '.join(map(str, item)) or 'none'}; expected bytes and path, or url")
@@ -246,19 +276,26 @@ def _file(item: Any, where: str, origin: str, root: Path | None) -> tuple[str | 
     if item.startswith("data:"):
         return None, _data_url(item, where, origin)
     if item.startswith("file://"):
-        item = unquote(urlparse(item).path)
+        item = _file_url(item, where, origin)
     elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", item):
         _wrong(origin, f"{where}: {item!r}: remote media not allowed; download the file and give its path")
     return _inside(item, where, origin, root), None
+
+
+def _file_url(item: str, where: str, origin: str) -> str:
+    try:
+        return unquote(urlparse(item).path, errors="strict")
+    except ValueError as error:  # brackets that are no address; bytes that are no UTF-8
+        _wrong(origin, f"{where}: {_kind(item)} is no usable file URL ({error}), expected file:///<path>")
 
 
 def _data_url(item: str, where: str, origin: str) -> bytes:
     head, _, body = item.partition(",")
     try:
         if not head.endswith(";base64"):
-            raise binascii.Error
+            raise ValueError
         return base64.b64decode(body, validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one; letters beyond ASCII raise a plain one
         _wrong(origin, f"{where}: a data URL that is not base64; expected data:<type>;base64,<content>")
 
 
@@ -285,6 +322,29 @@ def _wrong(origin: str, what: str) -> NoReturn:
     raise DataError(f"{origin}: {what}")
 
 
+def _cleaned(row: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """The row without nulls, at any depth. Refuses half characters, which JSON can spell and no tokenizer or file
+    name takes, and nesting without end."""
+    try:
+        return {key: _without_nulls(value) for key, value in row.items() if value is not None}
+    except UnicodeEncodeError as error:
+        near = ascii(error.object[max(0, error.start - 20) : error.end + 20])
+        _wrong(origin, f"{near}: character {error.start + 1} is half of a surrogate pair, expected valid Unicode")
+    except RecursionError:
+        _wrong(origin, "lists or objects are nested too deeply, expected a few levels")
+
+
+def _without_nulls(value: Any) -> Any:
+    """Parquet gives every key of a struct type in every row, the absent ones as None. Nulls in lists stay."""
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, Mapping):
+        return {_without_nulls(key): _without_nulls(item) for key, item in value.items() if item is not None}
+    elif isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
+
+
 def _kind(value: Any) -> str:
     """What a wrong value is, in a word or two that fit in a message."""
     if value is None:
@@ -302,10 +362,6 @@ def _a(kind: str) -> str:
 def _text(value: Any, key: str, origin: str) -> str:
     if not isinstance(value, str) or not value:
         _wrong(origin, f"{key}: {_kind(value)}, expected text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a character; no tokenizer takes it
-        _wrong(origin, f"{key}: character {error.start + 1} is half of a surrogate pair, expected valid Unicode")
     return value
 
 
@@ -330,111 +386,11 @@ def _object(value: Any, key: str, origin: str) -> dict[str, Any]:
 
 
 def _media_root(source: DataSource, media_root: str | None) -> Path | None:
+    # os.path, not pathlib: a name that is too long or holds a NUL is no folder, and no traceback.
     if media_root is not None:
-        if not Path(media_root).is_dir():
+        if not os.path.isdir(media_root):
             raise DataError(f"data.media_root: {media_root!r} is no folder")
         return Path(media_root)
-    path = Path(source.path)
-    if path.is_dir():
-        return path
-    return path.parent if path.is_file() else None
-
-
-def read_rows(source: DataSource) -> Iterator[Row]:
-    """(origin, row or DataError) of every row, at most `source.limit`."""
-    read = {"jsonl": _jsonl, "parquet": _parquet, "datasets": _datasets}[_format(source)]
-    for count, row in enumerate(read(source)):
-        if count == source.limit:
-            return
-        yield row
-
-
-def _format(source: DataSource) -> str:
-    if source.format != "auto":
-        return source.format
-    ending = Path(source.path).suffix.lower()
-    if ending in _ENDINGS:
-        return _ENDINGS[ending]
-    if ending == ".json" or Path(source.path).is_file():
-        raise DataError(f"{source.path}: {ending or 'no'} ending, expected .jsonl (one object per line) or .parquet")
-    return "datasets"
-
-
-def _jsonl(source: DataSource) -> Iterator[Row]:
-    # Bytes, line by line: one line that is not UTF-8 must not take the rest of the file with it.
-    try:
-        file = open(source.path, "rb")
-    except OSError as error:
-        raise DataError(f"{source.path}: cannot be read ({error.strerror}); give the path of a JSONL file") from error
-    with file:
-        for number, line in enumerate(file, 1):
-            origin = f"{source.path}:{number}"
-            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if line.strip():
-                yield origin, _json_line(line, origin)
-
-
-def _json_line(line: bytes, origin: str) -> Any:
-    try:
-        return json.loads(line.decode("utf-8"), parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        return DataError(f"{origin}: not UTF-8 (byte {error.start + 1} of the line)")
-    except json.JSONDecodeError as error:
-        return DataError(f"{origin}: not a JSON object ({error.msg} at column {error.colno})")
-    except (ValueError, RecursionError) as error:  # NaN, a number of thousands of digits, thousands of brackets
-        return DataError(f"{origin}: not a usable JSON object ({error})")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _parquet(source: DataSource) -> Iterator[Row]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        file = parquet.ParquetFile(source.path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{source.path}: not a readable Parquet file ({_first_line(error)})") from error
-    batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=64))
-    with file:
-        yield from _numbered(batches, source, (OSError, pyarrow.ArrowException))
-
-
-def _datasets(source: DataSource) -> Iterator[Row]:
-    import datasets
-
-    path = Path(source.path)
-    try:
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            found = datasets.load_from_disk(source.path)
-            found = found[source.split] if isinstance(found, datasets.DatasetDict) else found
-        else:
-            found = datasets.load_dataset(source.path, split=source.split, streaming=source.streaming)
-    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"{source.path}: `datasets` cannot load split {source.split!r} ({_first_line(error)})"
-        ) from error
-    # As Arrow tables: media stay encoded bytes and paths, instead of being decoded without our limits.
-    batches = (table.to_pylist() for table in found.with_format("arrow").iter(batch_size=64))
-    yield from _numbered(batches, source, (OSError, ValueError, datasets.exceptions.DatasetsError))
-
-
-def _numbered(batches: Iterator[list[Any]], source: DataSource, errors: tuple[type[Exception], ...]) -> Iterator[Row]:
-    """Rows of all batches with their numbers from 1; what the reader raises becomes a DataError of the file."""
-    number = 0
-    while True:
-        try:
-            batch = next(batches, None)
-        except errors as error:
-            raise DataError(f"{source.path}:{number + 1}: cannot be read ({_first_line(error)})") from error
-        if batch is None:
-            return
-        for row in batch:
-            number += 1
-            yield f"{source.path}:{number}", row
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    if os.path.isdir(source.path):
+        return Path(source.path)
+    return Path(source.path).parent if os.path.isfile(source.path) else None

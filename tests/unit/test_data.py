@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from mmreason.config import DataConfig, DataSource
 from mmreason.data import iter_all, load_all, load_samples, sample_from_row
-from mmreason.errors import DataError
+from mmreason.errors import ConfigError, DataError
 from mmreason.types import MediaRef, Sample
 
 
@@ -162,7 +162,29 @@ def test_media_root_of_the_config_wins(tmp_path: Path) -> None:
         (ask(demos=[""]), "demos[0]: an empty text"),
         (ask(golds=[1]), "golds: [1], expected an object"),
         (ask(task=3), "task: 3, expected text"),
-        (ask(text("half \ud83d")), "half of a surrogate pair"),
+        (ask(text("half \ud83d")), r"'half \ud83d': character 6 is half of a surrogate pair"),
+        (ask(answer="\ud800"), "half of a surrogate pair"),
+        (ask(id="\ud800"), "half of a surrogate pair"),
+        (ask(options=["a", "\udc80"]), "half of a surrogate pair"),
+        (ask(golds={"\ud800": 1}), "half of a surrogate pair"),
+        (ask(meta={"a": [{"b": "\ud800"}]}), "half of a surrogate pair"),
+        (ask({"type": "image", "image": "\udc80.png"}), "half of a surrogate pair"),
+        (ask({"type": "image", "image": "file://[x.png"}), "no usable file URL"),
+        (ask({"type": "image", "image": "file:///%ff.png"}), "no usable file URL"),
+        (ask({"type": "image", "image": "data:image/png;base64,\u00e9"}), "not base64"),
+        (ask({"type": ["image"], "image": "a.png"}), "type: ['image']"),
+        (ask({"type": "video", "video": "a.mp4", "fps": 0}), "fps: 0, expected a positive number"),
+        (ask({"type": "video", "video": "a.mp4", "fps": -2.0}), "fps: -2.0, expected a positive number"),
+        (ask({"type": "video", "video": "a.mp4", "fps": float("inf")}), "fps: inf, expected a positive number"),
+        (ask({"type": "video", "video": "a.mp4", "start": float("nan")}), "start: nan, expected a positive number"),
+        (ask({"type": "video", "video": "a.mp4", "nframes": 4.5}), "nframes: 4.5, expected a whole number"),
+        (ask({"type": "video", "video": "a.mp4", "max_frames": 10**400}), "max_frames: a int, expected a positive"),
+        (ask({"type": "video", "video": "a.mp4", "fps": 2, "nframes": 4}), "fps and nframes given"),
+        (ask({"type": "video", "video": "a.mp4", "start": 1, "video_start": 2}), "video_start and start are the same"),
+        (ask({"type": "audio", "audio": "a.wav", "start": 2, "end": 2}), "end 2 is not after start 2"),
+        (ask({"type": "image", "image": "a.png", "min_pixels": 9, "max_pixels": 8}), "min_pixels 9 is more than"),
+        (ask(text("")), "only empty text, expected a question or media"),
+        ({"messages": [{"role": "user", "content": " "}]}, "only empty text, expected a question or media"),
         (ask(id=True), "id: True, expected text"),
     ],
 )
@@ -174,7 +196,45 @@ def test_a_path_without_a_root_says_what_to_set() -> None:
     assert "set data.media_root" in refusal(ask({"type": "image", "image": "a.png"}), None)
 
 
-BAD_LINES = [b'{"messages": [', b"\xff\xfe{}", b'{"answer": NaN}', b"[" * 100_000, b"1" * 5000, b"null"]
+def test_whole_floats_are_integers(tmp_path: Path) -> None:
+    """pandas writes 32.0 for 32 in a column that has a gap."""
+    item = {"type": "video", "video": "a.mp4", "max_frames": 32.0, "min_pixels": 3136.0, "fps": 2, "start": 0}
+    (ref,) = sample_from_row(ask(item), "t:1", tmp_path).media
+    assert ref.options == {"max_frames": 32, "min_pixels": 3136, "fps": 2, "start": 0}
+    assert isinstance(ref.options["max_frames"], int)
+
+
+def test_media_need_no_words(tmp_path: Path) -> None:
+    image = {"type": "image", "image": "a.png"}
+    assert sample_from_row(ask(image, text("")), "t:1", tmp_path).messages[0].content[1] == ""
+
+
+def test_nesting_without_end() -> None:
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    assert "nested too deeply" in refusal(ask(meta={"a": deep}))
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".jsonl", "a\0b.jsonl", "a\0b.parquet"])
+def test_impossible_names_of_data_files(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="read"):
+        list(load_samples(DataSource(path=f"{tmp_path}/{name}")))
+    with pytest.raises(DataError, match="is no folder"):
+        list(load_samples(write_lines(tmp_path / "t.jsonl", ask()), media_root=name))
+
+
+BAD_LINES = [
+    b'{"messages": [',
+    b"\xff\xfe{}",
+    b'{"answer": NaN}',
+    b'{"answer": 1, "answer": 2}',
+    b'{"golds": {"a": 1, "b": 2, "a": 1}}',
+    b'{"messages": [{"role": "user", "content": [{"type": "image", "image": "file://[x.png"}]}]}',
+    b"[" * 100_000,
+    b"1" * 5000,
+    b"null",
+]
 
 
 @pytest.mark.parametrize("line", BAD_LINES)
@@ -211,6 +271,41 @@ def test_sources_are_joined_and_ids_are_unique(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"u\.jsonl:3: id 'x' stands at .*u\.jsonl:1 already"):
         load_all(twice, "train")
     assert [isinstance(item, Sample) for item in iter_all(twice, "train")] == [True, True, False]
+
+
+def test_a_stream_needs_a_limit(tmp_path: Path) -> None:
+    endless = DataSource(path="owner/name", format="datasets", streaming=True)
+    config = DataConfig(train=(write_lines(tmp_path / "t.jsonl", ask()), endless))
+    with pytest.raises(ConfigError, match=r"data\.train\[1\]: owner/name is streamed without a limit.*set .*\.limit"):
+        load_all(config, "train")
+    assert load_all(config, "eval") == []
+
+
+def test_parquet_of_several_tasks_has_no_empty_golds(tmp_path: Path) -> None:
+    """A struct type has the keys of all rows, the absent ones as None."""
+    box = {"value": [1.0, 2.0, 3.0, 4.0], "frame": "unit"}
+    golds = [{"box": box}, {"count": 5}, {"box": {"value": [1.0, 2.0, 3.0, 4.0]}}, {"boxes": [{"a": 1}, {"b": 2}]}]
+    rows = [ask(text("?"), golds=gold, meta={f"key{index}": index}) for index, gold in enumerate(golds)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t.parquet")
+    samples = list(load_samples(DataSource(path=str(tmp_path / "t.parquet"))))
+    assert [sample.golds for sample in samples] == golds
+    assert [sample.meta for sample in samples] == [{f"key{index}": index} for index in range(4)]
+
+
+def test_no_row_beyond_the_limit_is_read(tmp_path: Path) -> None:
+    """The second group of rows is damaged: it matters to those who ask for it."""
+    path = tmp_path / "t.parquet"
+    rows = [ask(text("?"), id=f"{number:05}") for number in range(128)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=64, compression="zstd")
+    groups = parquet.ParquetFile(path).metadata
+    start = min(groups.row_group(1).column(index).dictionary_page_offset for index in range(groups.num_columns))
+    content = bytearray(path.read_bytes())
+    content[start : start + 400] = b"\xff" * 400
+    path.write_bytes(content)
+    source = DataSource(path=str(path), limit=64)
+    assert len(list(load_samples(source))) == 64
+    with pytest.raises(DataError, match=r"t\.parquet:65: cannot be read"):
+        list(load_samples(source.model_copy(update={"limit": 65})))
 
 
 def parquet_rows(path: Path) -> None:
