@@ -19,7 +19,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); give the path of a YAML file") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: is not text ({error.reason} at byte {error.start}); give a YAML file") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         found = "is empty" if values is None else f"holds {type(values).__name__}"
@@ -35,8 +35,10 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: expected dotted.key=value, for example train.steps=100")
     try:
         value = _parse(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML ({error.args[2]}); quote it") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        why = getattr(error, "problem", None) or " ".join(str(error).split())
+        shown = override if len(override) <= 200 else f"{override[:200]}..."
+        raise ConfigError(f"override {shown!r}: the value is not valid YAML ({why}); quote it") from error
     place: Any = values
     for part in parts[:-1]:
         # An empty section (`grpo:` with nothing under it) is None, and is made on the way like a missing one.
@@ -58,7 +60,10 @@ def _key(place: Any, part: str, override: str) -> str | int:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people expect it: 1e-6 is a number (to plain PyYAML it is text) and no key may stand there twice."""
+    """YAML as people expect it, and no key twice.
+
+    1e-6 is a number (to plain PyYAML it is text); 010, 1:30 and 2024-01-01 are texts (to it 8, 90 and a date).
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -68,10 +73,41 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_REPLACED = {f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp")}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag not in _REPLACED]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    "tag:yaml.org,2002:int",
+    re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)$"),
+    list("-+0123456789"),
 )
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+.0123456789"),
+)
+
+_DEEPEST, _MOST = 50, 20_000
+"""Levels, and values in all: no config comes near; aliases that hold themselves or each other have no end."""
 
 
 def _parse(text: str) -> Any:
-    return yaml.load(text, _Loader)  # _Loader is a SafeLoader: it makes no objects
+    value = yaml.load(text, _Loader)  # _Loader is a SafeLoader: it makes no objects
+    waiting, count = [(value, 0)], 0
+    while waiting:
+        item, depth = waiting.pop()
+        count += 1
+        if depth > _DEEPEST or count > _MOST:
+            raise ValueError(
+                f"nested more than {_DEEPEST} levels deep, or over {_MOST} values, aliases counted in full"
+            )
+        if isinstance(item, int) and item.bit_length() > 10_000:  # Python refuses to print it
+            raise ValueError("a number of thousands of digits")
+        inner = item.values() if isinstance(item, dict) else item if isinstance(item, list | tuple | set) else ()
+        waiting += [(one, depth + 1) for one in inner]
+    return value

@@ -32,7 +32,7 @@ def test_config_parses(path: Path) -> None:
 
 def test_every_key_has_a_line_of_help() -> None:
     silent = [name for name, text in _help(RunConfig) if not text]
-    assert not silent, f"no docstring under these keys of mmreason/config.py: {silent}"
+    assert not silent, f"no docstring under these keys of mmreason/config/: {silent}"
 
 
 def test_there_are_few_keys() -> None:

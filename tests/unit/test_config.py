@@ -100,8 +100,15 @@ def test_unknown_key_near_nothing_lists_what_there_is(tmp_path: Path) -> None:
         ("train.steps='5'", "train.steps: got '5'; input should be a valid integer"),
         ("train.learning_rate=.nan", "train.learning_rate: got nan; input should be a finite number"),
         ("train.method=ppo", "train.method: got 'ppo'; input should be 'sft' or 'grpo'"),
-        ("model.freeze=vision", "model.freeze: got 'vision'; input should be a valid tuple"),
+        ("model.freeze=vision", "model.freeze: got 'vision'; input should be a list, as in [a, b]"),
         ("rollout.top_p=2", "rollout.top_p: got 2; input should be less than or equal to 1"),
+        ("seed=100000000000000000000000", "seed: got 100000000000000000000000; input should be less than "
+         "9223372036854775808"),
+        ("model.lora.targets=[]", "model.lora.targets: got (); the list should have at least 1 item after validation, "
+         "not 0"),
+        ("train.steps=010", "train.steps: got '010'; input should be a valid integer"),
+        ("train.steps=1:30", "train.steps: got '1:30'; input should be a valid integer"),
+        ("train.learning_rate=1:30.5", "train.learning_rate: got '1:30.5'; input should be a valid number"),
         ("run_dir=" + "9" * 300, "run_dir: got " + "9" * 77 + "...; input should be a valid string"),
         (
             "train.learning_rates={tower: 1}",
@@ -123,7 +130,7 @@ model: {path: m, trust_remote_code: true, freeze: [vision, audio, projector, lan
 rollout: {n: 1}
 media: {video_min_frames: 9, video_max_frames: 8, image_min_pixels: 100, image_max_pixels: 50, video_max_pixels: 9}
 grpo: {updates_per_batch: 3}
-train: {learning_rates: {vision: 1e-5}}
+train: {learning_rates: {vision: 1e-5}, steps: 5, warmup_steps: 6, deepspeed: no/zero.json}
 """
     assert [line.split(": ")[0] for line in mistakes(tmp_path, text)] == [
         "model.trust_remote_code",
@@ -135,7 +142,40 @@ train: {learning_rates: {vision: 1e-5}}
         "grpo.updates_per_batch",
         "train.learning_rates.vision",
         "model.freeze",
+        "train.warmup_steps",
+        "train.deepspeed",
     ]
+
+
+def test_a_wrong_value_does_not_hide_the_impossible_combinations(tmp_path: Path) -> None:
+    text = """
+run_dir: 7
+model: {path: m, trust_remote_code: true, dtyp: float32}
+media: {video_min_frames: 9, video_max_frames: 2, image_min_pixels: many, image_max_pixels: 5}
+train: {steps: abc, warmup_steps: 1, learning_rates: {vision: 1e-5}}
+rewards: [{nam: accuracy}]
+"""
+    assert [line.split(": ")[0] for line in mistakes(tmp_path, text)] == [
+        "run_dir",
+        "model.dtyp",
+        "media.image_min_pixels",  # and nothing of how it goes with image_max_pixels
+        "rewards.0.name",
+        "rewards.0.nam",
+        "train.steps",
+        "model.trust_remote_code",
+        "media.video_min_frames",
+        "train.learning_rates.vision",
+    ]
+
+
+def test_missing_and_wrong_sections_leave_the_rest_to_be_checked(tmp_path: Path) -> None:
+    lines = mistakes(tmp_path, "media: 3\ntrain: {method: sft, steps: 1, warmup_steps: 2}\n")
+    assert [line.split(": ")[0] for line in lines] == ["run_dir", "model", "media", "train.warmup_steps"]
+
+
+def test_a_deepspeed_file_that_exists_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "zero.json").write_text("{}")
+    assert load_config(write(tmp_path, GRPO), [f"train.deepspeed={tmp_path}/zero.json"]).train.deepspeed
 
 
 def test_lora_trains_even_when_every_part_is_frozen(tmp_path: Path) -> None:
@@ -173,6 +213,40 @@ def test_overrides_reach_sections_lists_and_empty_sections(tmp_path: Path) -> No
 )  # fmt: skip
 def test_wrong_override(tmp_path: Path, override: str, line: str) -> None:
     assert mistakes(tmp_path, GRPO + "seed: 1\n", override) == [line]
+
+
+@pytest.mark.parametrize("date", ["2024-13-45", "2024-01-01", "2001-12-14t21:59:43.10-05:00"])
+def test_dates_are_texts(tmp_path: Path, date: str) -> None:
+    assert load_config(write(tmp_path, GRPO.replace("runs/a", date))).run_dir == date
+    assert load_config(write(tmp_path, GRPO), [f"run_dir={date}"]).run_dir == date
+
+
+@pytest.mark.parametrize(("text", "value"), [("0x10", 16), ("0b11", 3), ("1_000", 1000), ("0", 0), ("+7", 7)])
+def test_other_integers_are_still_read(tmp_path: Path, text: str, value: int) -> None:
+    assert load_config(write(tmp_path, GRPO), [f"seed={text}"]).seed == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "&a [*a]",
+        "&a {x: *a}",
+        "[" * 3000 + "]" * 3000,
+        "[" * 60 + "]" * 60,
+        "1" * 5000,
+        "0x" + "f" * 5000,
+        "!!timestamp 2024-13-45",
+        "{a: &a [x,x,x,x,x,x,x,x,x], b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a], c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b], "
+        "d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c], e: [*d,*d,*d,*d,*d,*d,*d,*d,*d]}",
+    ],
+)
+def test_values_that_yaml_cannot_hold_are_one_line(tmp_path: Path, value: str) -> None:
+    (line,) = mistakes(tmp_path, GRPO + f"data: {value}\n")
+    assert "not valid YAML: " in line
+    (line,) = mistakes(tmp_path, GRPO, f"data={value}")
+    assert line.startswith("override 'data=")
+    assert "not valid YAML" in line
+    assert len(line) < 500
 
 
 def test_wrong_overrides_and_wrong_values_come_together(tmp_path: Path) -> None:

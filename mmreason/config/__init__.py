@@ -7,12 +7,14 @@ takes a fraction of a second on any machine.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mmreason.config.combinations import impossible, impossible_in
 from mmreason.errors import ConfigError
 from mmreason.yaml_file import apply_override, read_yaml
 
@@ -35,7 +37,9 @@ class LoraConfig(Section):
     """Scale: updates are multiplied by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the adapters' input. 0 keeps rollout and training log-probs equal."""
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+    )
     """Names of the linear layers of the language model that get adapters."""
 
 
@@ -232,7 +236,7 @@ class RunConfig(Section):
 
     run_dir: str
     """Where checkpoints, metrics, quarantine and report go. A run found there is resumed."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seeds data order, sampling and initialisation."""
     model: ModelConfig
     data: DataConfig = DataConfig()
@@ -245,38 +249,26 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _combinations(self) -> RunConfig:
-        wrong = list(_impossible(self))
+        wrong = list(impossible(self))
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
 
 
-def _impossible(config: RunConfig) -> Iterator[str]:
-    """Combinations that no single key can refuse, one line each."""
-    if config.model.trust_remote_code and config.model.revision is None:
-        yield "model.trust_remote_code: needs model.revision, so that the code that runs is the code you read"
-    if config.train.method == "grpo" and not config.rewards:
-        yield "rewards: empty, but train.method is grpo; name at least one (`mmreason rewards` lists them)"
-    if config.train.method == "grpo" and config.rollout.n < 2:
-        yield f"rollout.n: {config.rollout.n}, but a group needs at least 2 answers to compare"
-    if config.media.video_min_frames > config.media.video_max_frames:
-        yield (
-            f"media.video_min_frames: {config.media.video_min_frames} is more than "
-            f"media.video_max_frames ({config.media.video_max_frames})"
-        )
-    for kind in ("image", "video"):
-        low, high = (getattr(config.media, f"{kind}_{end}_pixels") for end in ("min", "max"))
-        if low > high:
-            yield f"media.{kind}_min_pixels: {low} is more than media.{kind}_max_pixels ({high})"
-    if config.train.prompts_per_step % config.grpo.updates_per_batch:
-        yield (
-            f"grpo.updates_per_batch: {config.grpo.updates_per_batch} does not divide "
-            f"train.prompts_per_step ({config.train.prompts_per_step})"
-        )
-    for part in sorted(set(config.train.learning_rates) & set(config.model.freeze)):
-        yield f"train.learning_rates.{part}: {part} is not trained; take it out of model.freeze, or drop this key"
-    if not config.model.lora and set(config.model.freeze) >= {"vision", "audio", "projector", "language"}:
-        yield "model.freeze: every part is frozen and model.lora is unset, so nothing would be trained"
+def _usable(
+    section: type[Section], values: dict[str, Any], bad: Sequence[tuple[int | str, ...]], at: tuple[int | str, ...] = ()
+) -> SimpleNamespace:
+    """A section with its usable keys only, given or default; `bad` are the places of those that are not."""
+    found = SimpleNamespace()
+    for name, info in section.model_fields.items():
+        where = (*at, name)
+        value = values[name] if name in values else info.get_default(call_default_factory=True)
+        inner, repeated = _section_of(info.annotation)
+        if inner and not repeated and isinstance(value, dict):
+            setattr(found, name, _usable(inner, value, bad, where))
+        elif not any(loc[: len(where)] == where for loc in bad):
+            setattr(found, name, value)
+    return found
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -297,11 +289,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def build_config(values: dict[str, Any], origin: str = "config", wrong: Sequence[str] = ()) -> RunConfig:
     """Validate a dictionary. Raises ConfigError with one line per mistake, after those already found (`wrong`)."""
     lines = list(wrong)
+    values = _tuples(values)
     try:
-        config = RunConfig.model_validate(_tuples(values))
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
-        lines += [f"{origin}: {line}" for item in error.errors(include_url=False) for line in _explain(item)]
-        raise ConfigError("\n".join(lines)) from error
+        items = error.errors(include_url=False)
+        found = [line for item in items for line in _explain(item)]
+        if all(item["loc"] for item in items):  # else the combinations are among them
+            found += impossible_in(_usable(RunConfig, values, [item["loc"] for item in items]))
+        raise ConfigError("\n".join([*lines, *(f"{origin}: {line}" for line in found)])) from error
     if lines:
         raise ConfigError("\n".join(lines))
     return config
@@ -351,7 +347,8 @@ def _explain(item: ErrorDetails) -> list[str]:
         return [f"{where}: required, but not given"]
     if kind == "model_type":
         return [f"{where}: got {_short(item['input'])}; expected a section with keys {', '.join(_known(loc))}"]
-    return [f"{where}: got {_short(item['input'])}; {item['msg'][0].lower()}{item['msg'][1:]}"]
+    expected = item["msg"].replace("valid tuple", "list, as in [a, b]").replace("Tuple", "The list")
+    return [f"{where}: got {_short(item['input'])}; {expected[0].lower()}{expected[1:]}"]
 
 
 def _nearest_key(loc: tuple[str | int, ...]) -> str:
