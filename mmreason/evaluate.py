@@ -63,7 +63,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalResult:
-    """One row per sample, in the order given."""
+    """One row per sample, in the order given; after `join`, by process."""
 
     rows: tuple[EvalRow, ...]
 

@@ -34,7 +34,7 @@ def policy_loss(
         metrics = {
             "clip_fraction": _total((clipped * advantage < ratio * advantage) * weight),
             "ratio": _total(ratio * weight),
-            "kl_old": _total(KL_ESTIMATORS["k3"](logprob, old_logprob) * weight),
+            "kl_old": _total(KL_ESTIMATORS["k3"](old_logprob, logprob) * weight),
         }
     return LossOutput(loss=-(surrogate * weight).sum(), metrics=metrics)
 

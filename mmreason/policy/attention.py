@@ -312,6 +312,7 @@ def tree_attention(
         raise ConfigError(f"attention_dropout is {dropout} in the checkpoint's text config; tree attention needs 0")
     assert query.shape[0] == 1, f"a tree row has batch size 1, got {tuple(query.shape)}"
     assert query.shape[2] == key.shape[2] == tree_layout.tokens, f"{tuple(key.shape)} for {tree_layout.tokens} tokens"
+    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotary leaves them in float32
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))

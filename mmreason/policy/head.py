@@ -1,9 +1,9 @@
 """The LM head that scores tokens without ever holding [tokens, vocabulary] logits.
 
 `ScoringHead` takes the place of a model's `lm_head` and shares its weight (same name in the state dict, still tied
-where it was tied). By default it gives logits. Inside `with head.scoring(plan):` it gives log-prob and entropy of the
-planned tokens instead, computed chunk by chunk in float32 and recomputed in backward. Because that happens inside the
-wrapped model's own forward, the hooks of DDP, DeepSpeed ZeRO-3 and accelerate see an ordinary module, and models that
+where it was tied). By default it gives float32 logits. Inside `with head.scoring(plan):` it gives log-prob and
+entropy of the planned tokens instead, computed chunk by chunk in float32 and recomputed in backward. Because that
+happens inside the wrapped model's own forward, the hooks of DDP, DeepSpeed ZeRO-3 and accelerate see an ordinary module, and models that
 always run their head (Qwen2.5-Omni's thinker) need no special case.
 
     log-prob = log_softmax(logits / temperature, banned ids at -inf)[target]
@@ -68,8 +68,9 @@ class ScoringHead(nn.Linear):
             self.plan = None
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.plan is None:
-            return super().forward(input)
+        if self.plan is None:  # in float32 as well, so that sampling and scoring agree under autocast
+            with torch.autocast(input.device.type, enabled=False):
+                return nn.functional.linear(input.float(), self.weight.float())
         hidden_ND = input.flatten(0, 1).index_select(0, self.plan.source)
         scores: Tensor = _Score.apply(hidden_ND, self.weight, self.plan)  # type: ignore[no-untyped-call]
         return scores[None]

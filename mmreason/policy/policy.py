@@ -25,9 +25,9 @@ from mmreason.policy.checkpoint import write_checkpoint
 from mmreason.policy.dummy import dummy_tree
 from mmreason.policy.families import Family, adapter_pattern, family_of
 from mmreason.policy.head import ScoringHead, ScoringPlan
-from mmreason.policy.positions import MediaRules, expand_ids, rope_positions
+from mmreason.policy.positions import MediaRules, rope_positions
 from mmreason.processors.base import MediaTraits
-from mmreason.types import Batch, MediaTensors, Segment, Tree
+from mmreason.types import Batch, Segment, Tree
 
 Forward = Callable[..., Any]
 """The model, or what DDP / DeepSpeed / accelerate made of it."""
@@ -71,10 +71,6 @@ class Policy:
     @property
     def device(self) -> torch.device:
         return self.base.device
-
-    def expand(self, engine_ids: Tensor, media: tuple[MediaTensors, ...]) -> Tensor:
-        """Ids with one placeholder per item -> ids that the model reads. See `positions.expand_ids`."""
-        return expand_ids(engine_ids, media, self.rules)
 
     def positions(self, segment: Segment, start: int) -> tuple[Tensor, int]:
         """Positions int64 [3, T] of a segment that begins at `start`, and the next free position."""
@@ -188,12 +184,9 @@ class Policy:
         self.processor.save_pretrained(folder)
 
 
-def load_policy(
-    config: ModelConfig, device: torch.device | str = "cpu", *, reference: bool = False, trained: bool = True
-) -> Policy:
+def load_policy(config: ModelConfig, device: torch.device | str = "cpu", *, trained: bool = True) -> Policy:
     """Load a checkpoint of a known family with tree attention, scoring head, frozen parts and adapters.
 
-    `reference`: also be able to give reference log-probs (a frozen copy, unless adapters can be switched off).
     `trained=False` freezes everything (inference, evaluation, the frozen copy itself).
     Raises ModelError: unknown family, weights missing, sliding-window layers, no safetensors.
     """
@@ -211,7 +204,7 @@ def load_policy(
         config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
     rules = family.rules(base.config)
-    policy = Policy(
+    return Policy(
         family=family,
         config=config,
         model=model,
@@ -224,9 +217,6 @@ def load_policy(
         end_ids=_end_ids(base.generation_config, processor.tokenizer),
         formulation=_formulation(config, base.device),
     )
-    if reference and config.lora is None:
-        policy.reference = load_policy(config, device, trained=False)
-    return policy
 
 
 def _load_model(config: ModelConfig, family: Family) -> PreTrainedModel:

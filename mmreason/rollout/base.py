@@ -31,7 +31,7 @@ class SamplingParams:
     """Choose among the k likeliest tokens; 0: all."""
     max_new_tokens: int = 512
     stop: tuple[str, ...] = ()
-    """Texts that end an answer. The text is cut before them, the ids are kept as sampled."""
+    """Texts that end an answer. They stay in it, so that a reward sees the "</answer>"; what a token adds is cut."""
     greedy: bool = False
     """Always the likeliest token; seeds, top_p and top_k then mean nothing."""
 

@@ -42,10 +42,11 @@ class HFEngine:
     """Samples from a `Policy` on the device where it lies. See `rollout.base.Engine`.
 
     max_rows: answers decoded side by side; all answers to one prompt stay together where they fit.
+    max_tokens: prompt tokens prefilled side by side, padding included; one prompt may be longer.
     """
 
-    def __init__(self, policy: Policy, decoder: TextDecoder, max_rows: int = 64) -> None:
-        self.policy, self.decoder, self.max_rows = policy, decoder, max_rows
+    def __init__(self, policy: Policy, decoder: TextDecoder, max_rows: int = 64, max_tokens: int = 32768) -> None:
+        self.policy, self.decoder, self.max_rows, self.max_tokens = policy, decoder, max_rows, max_tokens
         self.weight_version = 0
 
     def generate(
@@ -70,7 +71,7 @@ class HFEngine:
         assert len(contexts) == len(seeds), "one seed per context"
         answers: dict[int, Answer] = {}
         with _sampling_mode(self.policy):
-            for batch in _batches(contexts, self.max_rows):
+            for batch in _batches(contexts, self.max_rows, self.max_tokens):
                 paths = [contexts[index] for index in batch]
                 numbers_RN = uniforms([seeds[index] for index in batch], params.max_new_tokens)
                 found = self._decode(self._prefill(paths), numbers_RN.to(self.policy.device), params)
@@ -271,22 +272,26 @@ def _key(path: Context) -> tuple[int, ...]:
     return tuple(id(segment) for segment in path)
 
 
-def _batches(contexts: Sequence[Context], max_rows: int) -> list[list[int]]:
+def _batches(contexts: Sequence[Context], max_rows: int, max_tokens: int) -> list[list[int]]:
     """Indices of contexts to decode side by side: those with one root together, roots of similar length together."""
     groups: dict[int, list[int]] = {}
     for index, context in enumerate(contexts):
         groups.setdefault(id(context[0]), []).append(index)
-    by_length = sorted(groups.values(), key=lambda group: sum(len(s.ids) for s in contexts[group[0]]))
+    length = {root: sum(len(segment.ids) for segment in contexts[group[0]]) for root, group in groups.items()}
     batches: list[list[int]] = []
-    for group in by_length:
-        if batches and len(batches[-1]) + len(group) <= max_rows:
+    prompts = 0  # in the last batch
+    for root in sorted(groups, key=lambda root: length[root]):
+        group, prompts = groups[root], prompts + 1
+        # Sorted by length, so this prompt is what the others are padded to.
+        if batches and len(batches[-1]) + len(group) <= max_rows and prompts * length[root] <= max_tokens:
             batches[-1] += group
         else:
             batches += [group[start : start + max_rows] for start in range(0, len(group), max_rows)]
+            prompts = 1
     return batches
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:
-    """The text before the first stop text in it."""
-    places = [text.index(mark) for mark in stop if mark in text]
-    return text[: min(places)] if places else text
+    """The text up to the first end of a stop text in it."""
+    ends = [text.index(mark) + len(mark) for mark in stop if mark in text]
+    return text[: min(ends)] if ends else text

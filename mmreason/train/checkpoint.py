@@ -8,18 +8,19 @@
         manifest.json                        size and SHA-256 of all of these, written last
 
 Everything is written under a temporary name, synced to disk, then renamed. A folder without a matching manifest is
-torn: it is passed over, with a warning, for the one before.
+torn: it is renamed to *.torn, with a warning, and the one before it is used.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from mmreason.errors import CheckpointError
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
+Writer = Callable[[Path], None]
 Gather = Callable[[str | None], list[str | None]]
 
 
@@ -36,8 +38,8 @@ class TornCheckpointWarning(UserWarning):
     """A checkpoint was found incomplete or damaged and is passed over."""
 
 
-def save(run_dir: Path, step: int, *, write: Callable[[Path], None], is_main: bool, gather: Gather, keep: int) -> Path:
-    """Write one checkpoint. `write(folder)` runs on every process; `gather` hands one object from each to all.
+def save(run_dir: Path, step: int, *, writers: Sequence[Writer], is_main: bool, gather: Gather, keep: int) -> Path:
+    """Write one checkpoint. Every process calls each writer with the folder, and waits for the others after it.
 
     Raises CheckpointError, on every process, when one of them could not write; earlier checkpoints stay as they are.
     """
@@ -45,11 +47,11 @@ def save(run_dir: Path, step: int, *, write: Callable[[Path], None], is_main: bo
     partial = final.with_suffix(".partial")
     phases: list[Callable[[], None]] = [
         lambda: _start(partial) if is_main else None,
-        lambda: write(partial),
+        *(functools.partial(writer, partial) for writer in writers),
         lambda: _seal(partial, final) if is_main else None,
     ]
     for phase in phases:
-        failures = [failure for failure in gather(_attempt(phase, final)) if failure]
+        failures = [failure for failure in gather(attempt(phase, final)) if failure]
         if failures:
             shutil.rmtree(partial, ignore_errors=True)
             raise CheckpointError(failures[0])
@@ -64,15 +66,17 @@ def exists(run_dir: Path, step: int) -> bool:
 
 
 def latest(run_dir: Path) -> Path | None:
-    """The newest complete checkpoint, or None. Warns about each torn one it passes over."""
-    folders = sorted((run_dir / FOLDER).glob("step-*"), reverse=True)
-    for folder in folders:
-        if folder.suffix == ".partial":
-            continue
+    """The newest complete checkpoint, or None. Each torn one above it is renamed, with a warning.
+
+    Renamed because a torn one must neither count as kept nor stand in the way of a new one of its step.
+    """
+    for folder in reversed(_folders(run_dir)):
         fault = find_fault(folder)
         if fault is None:
             return folder
         warnings.warn(f"{folder}: {fault}; using the checkpoint before it", TornCheckpointWarning, stacklevel=2)
+        shutil.rmtree(folder.with_suffix(".torn"), ignore_errors=True)
+        folder.rename(folder.with_suffix(".torn"))
     return None
 
 
@@ -115,15 +119,26 @@ def _start(partial: Path) -> None:
     partial.mkdir(parents=True)
 
 
-def _attempt(phase: Callable[[], None], target: Path) -> str | None:
+def attempt(phase: Callable[[], None], target: Path) -> str | None:
     """Run one phase; the reason when the disk refused it. Other errors are ours and go up."""
     try:
         phase()
-    except (OSError, SafetensorError, CheckpointError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    except Exception as error:  # tokenizers raise a plain Exception on a full disk, torch.save a RuntimeError
+        full = getattr(error, "errno", None) == errno.ENOSPC or any(sign in str(error) for sign in _FULL)
+        if not full and not isinstance(error, (OSError, SafetensorError, CheckpointError)):
+            raise
         reason = "the disk is full; free some space or point run_dir elsewhere" if full else str(error)
-        return f"{target}: checkpoint not saved: {reason}"
+        return f"{target}: not saved: {reason}"
     return None
+
+
+_FULL = ("No space left", "PytorchStreamWriter failed")
+"""How libraries say that the disk is full; the second is torch.save's way."""
+
+
+def _folders(run_dir: Path) -> list[Path]:
+    """Checkpoints by name, oldest first; neither unfinished nor torn ones."""
+    return sorted(path for path in (run_dir / FOLDER).glob("step-*") if not path.suffix)
 
 
 def _seal(partial: Path, final: Path) -> None:
@@ -141,7 +156,9 @@ def _seal(partial: Path, final: Path) -> None:
 
 
 def _forget_old(run_dir: Path, keep: int) -> None:
-    complete = sorted(path for path in (run_dir / FOLDER).glob("step-*") if (path / MANIFEST).exists())
+    for torn in (run_dir / FOLDER).glob("step-*.torn"):
+        shutil.rmtree(torn)
+    complete = [path for path in _folders(run_dir) if (path / MANIFEST).exists()]
     for folder in complete[:-keep]:
         # The manifest goes first, so that a crash half-way leaves a folder that is known to be torn.
         (folder / MANIFEST).unlink()

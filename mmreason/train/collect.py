@@ -16,7 +16,7 @@ from mmreason.rewards.base import BAD_GOLD, keep_mask
 from mmreason.rollout.base import SamplingParams
 from mmreason.train.run import Run
 from mmreason.train.tally import Tally, tally_groups
-from mmreason.types import RolloutGroup
+from mmreason.types import Rollout, RolloutGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +59,10 @@ def sample_groups(run: Run, step: int, attempt: int, count: int) -> list[Rollout
     config = run.config
     with run.timed("encode"):
         prompts = run.feed.take(count)
-    seeds = [
-        [seed_of(config.seed, step, attempt, sample.id, index) for index in range(config.rollout.n)]
-        for sample, _ in prompts
+    ids = [sample.id for sample, _ in prompts]
+    seeds = [  # the place among samples of the same id: a small data set may give one twice
+        [seed_of(config.seed, step, attempt, id, ids[:place].count(id), index) for index in range(config.rollout.n)]
+        for place, id in enumerate(ids)
     ]
     with run.timed("rollout"):
         answers = run.rollouts.generate([prompt for _, prompt in prompts], config.rollout.n, sampling(config), seeds)
@@ -94,6 +95,11 @@ def rewards_of(groups: tuple[RolloutGroup, ...]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64).reshape(len(groups), -1)
 
 
+def is_masked(config: RunConfig, rollout: Rollout) -> bool:
+    """Whether `grpo.mask_truncated` keeps this answer out of the loss (its reward still counts in its group)."""
+    return config.grpo.mask_truncated and rollout.finish_reason == "length"
+
+
 def seed_of(*parts: object) -> int:
     """A 63-bit seed that depends on nothing but `parts`."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
@@ -106,6 +112,7 @@ def _useful(run: Run, group: RolloutGroup) -> bool:
     if any(score.flags.get(BAD_GOLD) for score in group.scores):
         reason = next((score.error for score in group.scores if score.error), "cannot be scored")
         run.feed.reject(group.sample, GoldError(f"its gold answer: {reason}"))
-    if not any(kept):
+    masked = [is_masked(run.config, rollout) for rollout in group.rollouts]
+    if not any(keep and not mask for keep, mask in zip(kept, masked, strict=True)):
         return False
     return not run.config.grpo.drop_constant_groups or bool(has_signal(rewards_of((group,))))

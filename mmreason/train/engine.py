@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DeepSpeedPlugin, DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class Engine:
         precision = "bf16" if config.precision == "bf16" else "no"
         # Without cpu=True accelerate starts no process group on machines without a GPU; with it, it ignores DeepSpeed.
         cpu = plugin is None and not torch.cuda.is_available()
+        AcceleratorState._reset_state()  # of an earlier run in this process, which may have had another precision
         self.accelerator = Accelerator(mixed_precision=precision, deepspeed_plugin=plugin, cpu=cpu)
         self.deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         if plugin is not None and not self.deepspeed:
@@ -109,10 +111,18 @@ class Engine:
         torch.distributed.all_gather_object(everyone, value)
         return everyone
 
-    def wait(self) -> None:
-        """Until every process is here."""
-        if self.world > 1:
-            torch.distributed.barrier()
+    def random_state(self) -> dict[str, list[int]]:
+        """Torch's generators of this process: of the CPU and, where there is one, of its GPU."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {name: state.tolist() for name, state in states.items()}
+
+    def set_random_state(self, states: Mapping[str, list[int]]) -> None:
+        """Undo `random_state`."""
+        torch.set_rng_state(torch.tensor(states["cpu"], dtype=torch.uint8))
+        if self.device.type == "cuda" and "cuda" in states:
+            torch.cuda.set_rng_state(torch.tensor(states["cuda"], dtype=torch.uint8), self.device)
 
     @property
     def partitioned(self) -> bool:
@@ -145,12 +155,14 @@ class Engine:
                 offload.setup_zero_stage3_hooks()
 
     def frozen(self, model: nn.Module) -> Any:
-        """What forwards a model that is never trained: itself, but a DeepSpeed engine where ZeRO-3 has split it up."""
-        if not self.partitioned:
-            return model
+        """What forwards a model that is never trained, in the arithmetic of the trained one (and split by ZeRO-3)."""
+        if not self.deepspeed:
+            return self.accelerator.prepare_model(model, evaluation_mode=True)
         import deepspeed
 
         settings = dict(self.accelerator.state.deepspeed_plugin.deepspeed_config)
+        if not self.partitioned:  # stages 1 and 2 split what only an optimizer needs
+            settings["zero_optimization"] = {"stage": 0}
         return deepspeed.initialize(model=model, config=settings)[0]
 
     def state_dict(self) -> dict[str, Tensor] | None:

@@ -6,7 +6,7 @@ cannot be used is quarantined, and the next one of the same process takes its pl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from mmreason.encode import Encoder
 from mmreason.errors import DataError, MediaError, MMReasonError
 from mmreason.processors.quarantine import Quarantine
 from mmreason.types import Sample, Segment
+
+Check = Callable[[Sample, Segment], MMReasonError | None]
+"""Why an encoded sample cannot be used in this run, or None."""
 
 
 class Feed:
@@ -28,11 +31,13 @@ class Feed:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        check: Check | None = None,
     ) -> None:
         if len(samples) < world:
             raise DataError(f"{len(samples)} samples for {world} processes; at least one each is needed")
         self.samples, self.encoder, self.quarantine = samples, encoder, quarantine
         self.seed, self.rank, self.world = seed, rank, world
+        self.check = check or (lambda sample, prompt: None)
         self.epoch, self.index = 0, 0
         self._order = self._shuffled()
 
@@ -43,9 +48,11 @@ class Feed:
             candidates = self._next(count - len(taken))
             self.quarantine.tried(len(candidates))
             for sample, result in zip(candidates, self.encoder.prompts(candidates), strict=True):
-                if isinstance(result, MMReasonError):
-                    self.reject(sample, result)
+                error = result if isinstance(result, MMReasonError) else self.check(*result)
+                if error is not None:
+                    self.reject(sample, error)
                 else:
+                    assert not isinstance(result, MMReasonError)
                     taken.append(result)
         return taken
 

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from mmreason.algorithms.advantages import ADVANTAGES
 from mmreason.algorithms.losses import add, kl_loss, policy_loss
 from mmreason.config import RunConfig
 from mmreason.policy.policy import TokenScores
-from mmreason.train.collect import Collected, collect, rewards_of
+from mmreason.train.collect import Collected, collect, is_masked, rewards_of
 from mmreason.train.run import Run
 from mmreason.train.update import RowLoss, rows_of, update, weigh
 from mmreason.types import Batch, LossOutput, RolloutGroup, Segment, Tree
@@ -26,7 +27,7 @@ def train_grpo(run: Run) -> None:
     for step in run.steps():
         collected = collect(run, step)
         run.check_stop()
-        trees = credit(run.config, collected.groups)
+        trees = credit(run.config, collected.groups, advantages_of(run, collected.groups))
         with run.timed("pack"):
             updates = [rows for rows in prepare(run, trees) if rows]
         with run.timed("score"):
@@ -38,17 +39,22 @@ def train_grpo(run: Run) -> None:
         run.finish_step(step, {**sampling_metrics(run, collected), **mean(changes)}, tokens=tokens)
 
 
-def credit(config: RunConfig, groups: Sequence[RolloutGroup]) -> list[Tree]:
+def advantages_of(run: Run, groups: Sequence[RolloutGroup]) -> Tensor:
+    """float64 [N, G] for this process's groups, from those of all processes: "batch" looks at them together."""
+    blank_NG = torch.zeros(0, run.config.rollout.n, dtype=torch.float64)
+    parts = run.engine.gather(rewards_of(tuple(groups)) if groups else blank_NG)
+    advantages_NG = ADVANTAGES[run.config.grpo.advantage](torch.cat(parts))
+    first = sum(len(part) for part in parts[: run.engine.rank])
+    return advantages_NG[first : first + len(groups)]
+
+
+def credit(config: RunConfig, groups: Sequence[RolloutGroup], advantages_NG: Tensor) -> list[Tree]:
     """Advantages onto tokens; one tree per group. Truncated answers are left out when `grpo.mask_truncated`."""
-    if not groups:
-        return []
-    advantages_NG = ADVANTAGES[config.grpo.advantage](rewards_of(tuple(groups)))
     trees = []
     for group, advantages_G in zip(groups, advantages_NG, strict=True):
         answers: list[Segment] = []
         for rollout, score, advantage in zip(group.rollouts, group.scores, advantages_G, strict=True):
-            masked = config.grpo.mask_truncated and rollout.finish_reason == "length"
-            if not masked and score.total is not None:
+            if score.total is not None and not is_masked(config, rollout):
                 answers += branch(rollout.segments, float(advantage), first=1 + len(answers))
         if answers:
             trees.append(Tree(id=group.sample.id, segments=(group.prompt, *answers)))
@@ -65,10 +71,16 @@ def branch(path: Sequence[Segment], advantage: float, *, first: int) -> list[Seg
 
 
 def prepare(run: Run, trees: Sequence[Tree]) -> Iterator[list[Batch]]:
-    """Rows for each optimizer step of this batch; an empty list where no process has anything to train on."""
+    """Rows for each optimizer step of this batch; an empty list where no process has anything to train on.
+
+    Trees are dealt out by their place among those of all processes, so that no number of processes changes how many
+    steps there are.
+    """
     parts = run.config.grpo.updates_per_batch
+    first = sum(run.engine.gather(len(trees))[: run.engine.rank])
     for part in range(parts):
-        weighed, counts = weigh(run, trees[part::parts], run.config.train.aggregation)
+        mine = [tree for place, tree in enumerate(trees, first) if place % parts == part]
+        weighed, counts = weigh(run, mine, run.config.train.aggregation)
         yield rows_of(run, weighed) if counts.tokens else []
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mmreason.config import RewardConfig, RunConfig
 from mmreason.encode import Encoder
-from mmreason.errors import CheckpointError, ConfigError
+from mmreason.errors import BudgetError, CheckpointError, ConfigError
 from mmreason.evaluate import EvalResult, evaluate
 from mmreason.policy.policy import Policy, load_policy
 from mmreason.policy.self_check import self_check
@@ -37,7 +37,7 @@ from mmreason.train import checkpoint
 from mmreason.train.engine import Engine
 from mmreason.train.feed import Feed
 from mmreason.train.metrics import MetricsLog, Progress, Stopwatch
-from mmreason.types import RolloutGroup, Sample
+from mmreason.types import RolloutGroup, Sample, Segment
 
 ANNOUNCED = 10
 """How many different problems (reward errors, quarantined files) a run prints; all are counted and logged."""
@@ -57,7 +57,8 @@ class Run:
         self.fresh = resumed is None
         self.step = 0 if resumed is None else int(checkpoint.read_state(resumed)["step"])
         self.policy = self._load_policy(resumed)
-        self.shapes = fingerprint(self.policy)
+        if resumed is not None:
+            self._require_same_run(resumed)
         traits = self.policy.family.traits(self.policy.base.config)
         self.pipeline = MediaPipeline(config.media, traits, self.policy.processor, config.data.media_root)
         policy = self.policy
@@ -67,7 +68,13 @@ class Run:
         self.rewards = RewardPool(config.rewards or (RewardConfig(name="accuracy"),), config.scoring)
         self.quarantine = Quarantine(self.run_dir / "quarantine.jsonl", config.data.max_bad_fraction, self.engine.rank)
         self.feed = Feed(
-            samples, self.encoder, self.quarantine, seed=config.seed, rank=self.engine.rank, world=self.engine.world
+            samples,
+            self.encoder,
+            self.quarantine,
+            seed=config.seed,
+            rank=self.engine.rank,
+            world=self.engine.world,
+            check=self._over_budget,
         )
         self.eval_samples = eval_samples
         after = None if resumed is None else self.step
@@ -103,8 +110,9 @@ class Run:
         """Log the step; evaluate and save when they are due. `tokens`: what this process forwarded or sampled."""
         train = self.config.train
         seconds = self.timed.lap()
-        speed = self.engine.sum({"tokens": tokens})["tokens"] / max(seconds["time/step"], 1e-9)
-        record = {**metrics, **seconds, "tokens_per_second": speed, "quarantined": self.quarantine.bad}
+        totals = self.engine.sum({"tokens": tokens, "quarantined": self.quarantine.bad})
+        speed = totals["tokens"] / max(seconds["time/step"], 1e-9)
+        record = {**metrics, **seconds, "tokens_per_second": speed, "quarantined": totals["quarantined"]}
         self.log.write(step, "train", record)
         self.progress.update(record)
         self.step = self.rollouts.weight_version = step
@@ -121,7 +129,8 @@ class Run:
             return
         with self.timed("evaluate"), self.engine.whole_parameters():
             mine = self.eval_samples[self.engine.rank :: self.engine.world]
-            params = SamplingParams(greedy=True, max_new_tokens=self.config.rollout.max_new_tokens)
+            rollout = self.config.rollout
+            params = SamplingParams(greedy=True, max_new_tokens=rollout.max_new_tokens, stop=rollout.stop)
             result = evaluate(mine, self.encoder, self.rollouts, self.rewards.score, params)
         joined = EvalResult.join(self.engine.gather(result))
         self.log.write(self.step, "eval", joined.metrics())
@@ -136,6 +145,20 @@ class Run:
         full = len(self._announced) > ANNOUNCED
         line = "further problems are only counted, in metrics.jsonl" if full else f"{problem} ({where})"
         self.progress.say(f"mmreason: {line}")
+
+    def _over_budget(self, sample: Sample, prompt: Segment) -> BudgetError | None:
+        """Why this sample can never be trained on: with an answer it may not fit in a row."""
+        train = self.config.train
+        longest = self.config.rollout.max_new_tokens
+        if train.method == "sft":
+            longest = max(self.encoder.demo(text).ids.shape[0] for text in sample.demos)
+        tokens = prompt.ids.shape[0] + longest
+        if tokens <= train.row_tokens:
+            return None
+        return BudgetError(
+            f"{sample.id}: prompt over budget: {tokens} tokens with its answer > train.row_tokens "
+            f"({train.row_tokens}); raise it, or lower rollout.max_new_tokens or media.*_max_pixels"
+        )
 
     def share(self, total: int) -> int:
         """This process's part of `total` prompts."""
@@ -156,9 +179,12 @@ class Run:
             raise StopRequested
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """Signal handler: stop at the next stage boundary."""
+        """Signal handler: stop at the next stage boundary; a second Ctrl-C stops at once, without saving."""
+        if self.stop_requested and signum == signal.SIGINT:
+            raise KeyboardInterrupt
         self.stop_requested = True
-        print(f"mmreason: {signal.Signals(signum).name} received; saving, then stopping", file=sys.stderr, flush=True)
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, f"mmreason: {signal.Signals(signum).name} received; saving, then stopping\n".encode())
 
     def save(self, *, must: bool) -> None:
         """Write a checkpoint of the state before the next step. Unless it `must`, a failure is logged and retried."""
@@ -168,7 +194,7 @@ class Run:
             checkpoint.save(
                 self.run_dir,
                 self.step,
-                write=self._write,
+                writers=(self._write_model, self._write_rest),
                 is_main=self.engine.is_main,
                 gather=self.engine.gather,
                 keep=self.config.train.keep,
@@ -186,12 +212,16 @@ class Run:
         """The trained model as an ordinary transformers checkpoint in RUN/model (adapters merged)."""
         final, partial = self.run_dir / "model", self.run_dir / "model.partial"
         state = self.engine.state_dict()
-        if self.engine.is_main:
+
+        def write() -> None:
             shutil.rmtree(partial, ignore_errors=True)
             self.policy.save_pretrained(partial, state_dict=state)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
-        self.engine.wait()
+
+        failure = self.engine.gather(checkpoint.attempt(write, final) if self.engine.is_main else None)[0]
+        if failure:
+            raise CheckpointError(failure)
         return final
 
     def close(self) -> None:
@@ -202,30 +232,42 @@ class Run:
 
     def _mark(self) -> None:
         """Remember the state before the next step: what `save` writes, even when that step has begun."""
-        self._before: dict[str, Any] = {"feed": self.feed.state, "torch": torch.get_rng_state()}
+        self._before: dict[str, Any] = {"feed": self.feed.state, "random": self.engine.random_state()}
 
-    def _write(self, folder: Path) -> None:
-        """Everything of one checkpoint but its manifest; every process writes its part."""
+    def _write_model(self, folder: Path) -> None:
+        """The weights, and what this run is; only the main process has something to write."""
         state = self.engine.state_dict()
         if self.engine.is_main:
             if self.config.model.lora:
                 save_file(self._trained_tensors(state), folder / "adapters.safetensors")
             else:
                 self.policy.save_pretrained(folder / "model", state_dict=state)
-            checkpoint.write_json(folder / "state.json", self._identity())
+            checkpoint.write_json(folder / "state.json", {"step": self.step, **self._identity()})
+
+    def _write_rest(self, folder: Path) -> None:
+        """Optimizer, data position and random state; every process writes its part."""
         self.engine.save_optimizer(folder)
-        rank_state = {"feed": self._before["feed"], "torch": self._before["torch"].tolist()}
-        checkpoint.write_json(folder / f"rank-{self.engine.rank}.json", rank_state)
+        checkpoint.write_json(folder / f"rank-{self.engine.rank}.json", self._before)
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "step": self.step,
             "world": self.engine.world,
             "method": self.config.train.method,
             "model": self.config.model.path,
+            "lora": None if self.config.model.lora is None else self.config.model.lora.model_dump(mode="json"),
             "family": self.policy.family.name,
-            "shapes": self.shapes,
+            "shapes": fingerprint(self.policy),
         }
+
+    def _require_same_run(self, folder: Path) -> None:
+        """Raises CheckpointError when the checkpoint is of another run. Nothing has been touched by then."""
+        stored = checkpoint.read_state(folder)
+        for key, mine in self._identity().items():
+            if stored[key] != mine:
+                raise CheckpointError(
+                    f"{folder}: was written with {key} {stored[key]!r}, this run has {mine!r}; "
+                    "use the same setting, or a new run_dir"
+                )
 
     def _find_checkpoint(self) -> Path | None:
         try:
@@ -258,17 +300,11 @@ class Run:
         return {name: whole[name].detach().cpu().contiguous() for name, _ in self.policy.trained()}
 
     def _restore(self, folder: Path) -> None:
-        stored, mine = checkpoint.read_state(folder), self._identity()
-        for key in ("model", "family", "method", "world", "shapes"):
-            if stored[key] != mine[key]:
-                raise CheckpointError(
-                    f"{folder}: was written with {key} {stored[key]!r}, this run has {mine[key]!r}; "
-                    "use the same setting, or a new run_dir"
-                )
         self.engine.load_optimizer(folder)
         rank_state = checkpoint.read_state(folder, f"rank-{self.engine.rank}.json")
         self.feed.restore(rank_state["feed"])
-        torch.set_rng_state(torch.tensor(rank_state["torch"], dtype=torch.uint8))
+        self.engine.set_random_state(rank_state["random"])
+        self.rollouts.weight_version = self.step
         if self.engine.is_main:
             self.progress.say(f"mmreason: resumed from {folder} (step {self.step})")
 

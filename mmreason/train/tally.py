@@ -29,9 +29,10 @@ class Tally:
 def tally_groups(tally: Tally, groups: Sequence[RolloutGroup]) -> None:
     """Rewards by part, source and modality; lengths; truncation; and how many groups carry a signal."""
     for group in groups:
-        totals = [score.total for score in group.scores if score.total is not None]
-        tally.add("groups/all_one", float(bool(totals) and min(totals) == max(totals) > 0))
-        tally.add("groups/all_zero", float(bool(totals) and min(totals) == max(totals) <= 0))
+        right = [score.flags["correct"] for score in group.scores if "correct" in score.flags]
+        if right:  # a reward that tells right from wrong was among them
+            tally.add("groups/all_right", float(all(right)))
+            tally.add("groups/all_wrong", float(not any(right)))
         for rollout, score in zip(group.rollouts, group.scores, strict=True):
             tally.add("length/mean", rollout.tokens)
             tally.add("truncated", float(rollout.finish_reason == "length"))

@@ -50,7 +50,10 @@ def _complete(row: Batch) -> Batch:
 
 
 def update(run: Run, rows: Sequence[Batch], loss: RowLoss, temperature: float) -> dict[str, float]:
-    """One optimizer step over these rows. Metrics are sums over rows and processes of weighted sums, i.e. means."""
+    """One optimizer step over these rows. Metrics are sums over rows and processes of weighted sums, i.e. means.
+
+    `tokens/repeated`: how many of the forwarded tokens stand in two rows because their tree had to be split.
+    """
     totals: dict[str, float] = {}
     run.policy.model.train()
     for index, row in enumerate(rows):
@@ -61,7 +64,8 @@ def update(run: Run, rows: Sequence[Batch], loss: RowLoss, temperature: float) -
             run.engine.backward(out.loss, last=last)
         weight = row.columns["weight"].to(scores.entropy.device)
         entropy = float((scores.entropy.detach() * weight).sum())
-        for name, value in {**out.metrics, "loss": float(out.loss.detach()), "entropy": entropy}.items():
+        tokens = {"tokens/forwarded": float(row.ids.shape[0]), "tokens/repeated": float(row.repeated_tokens)}
+        for name, value in {**out.metrics, **tokens, "loss": float(out.loss.detach()), "entropy": entropy}.items():
             totals[name] = totals.get(name, 0.0) + value
     totals = run.engine.sum(totals)
     norm = run.engine.step()

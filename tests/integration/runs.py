@@ -26,7 +26,7 @@ SMALL_MEDIA = {
 }
 
 
-def config(run_dir: Path, model: Path, data: DemoFiles, method: str, **sections: dict[str, Any]) -> dict[str, Any]:
+def config(run_dir: Path, model: Path, data: DemoFiles, method: str, /, **sections: dict[str, Any]) -> dict[str, Any]:
     """Values of a run of a few steps; `sections` are merged over it."""
     values: dict[str, Any] = {
         "run_dir": str(run_dir),

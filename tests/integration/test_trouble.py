@@ -113,3 +113,28 @@ def test_a_run_dir_that_cannot_be_made(tiny_omni: Path, demo_data: DemoFiles, tm
     assert "mmreason: run_dir:" in output
     assert "no folder can be made there (Not a directory)" in output
     assert "Traceback" not in output
+
+
+def test_an_answer_that_would_not_fit_in_a_row(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in demo_data.sft.read_text().splitlines()]
+    for row in rows[::4]:
+        row["demos"] = ["so " * 400 + "<answer>1</answer>"]
+    file = demo_data.sft.with_name("long-demos.jsonl")
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train = {"steps": 3, "prompts_per_step": 5, "row_tokens": 300}
+    values = config(tmp_path / "run", tiny_omni, demo_data, "sft", train=train)
+    values["data"] = {"train": [{"path": str(file)}]}
+    finish(start(values, tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "run/quarantine.jsonl").read_text().splitlines()]
+    assert {line["id"] for line in lines} == {row["id"] for row in rows[::4]}
+    assert all("train.row_tokens (300)" in line["detail"] for line in lines)
+
+
+def test_a_run_dir_of_another_method_is_left_alone(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
+    values = config(tmp_path / "run", tiny_omni, demo_data, "sft", train={"steps": 2, "prompts_per_step": 2})
+    finish(start(values, tmp_path))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.*") if path.is_file()}
+    assert {"metrics.jsonl", "config.yaml"} <= before.keys()
+    output = finish(start(config(tmp_path / "run", tiny_omni, demo_data, "grpo"), tmp_path), expect=2)
+    assert "was written with method 'sft', this run has 'grpo'; use the same setting, or a new run_dir" in output
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before

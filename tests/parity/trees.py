@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from mmreason.collate import merge_media
 from mmreason.policy.policy import Policy
+from mmreason.policy.positions import expand_ids
 from mmreason.types import MediaTensors, Segment, Tree
 
 PATCH = 3 * 2 * 14 * 14
@@ -61,7 +62,7 @@ class Maker:
                 continue
             start, end = self.rules.wrapper[item.kind]
             parts += [torch.tensor([start, self.rules.placeholder[item.kind], end]), self.text(4)]
-        ids = policy.expand(torch.cat(parts), media)
+        ids = expand_ids(torch.cat(parts), media, policy.rules)
         return Segment(
             kind=kind,  # type: ignore[arg-type]
             parent=parent,

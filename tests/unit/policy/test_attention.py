@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from mmreason.errors import ConfigError
@@ -19,6 +19,7 @@ from mmreason.policy.attention import (
     dense_attention,
     flex_attention_tree,
     merge_attention,
+    tree_attention,
 )
 from mmreason.types import Span
 
@@ -106,6 +107,15 @@ def test_bfloat16_stays_close_to_float32() -> None:
     exact = dense_attention(q.float(), k.float(), v.float(), TreeLayout(spans, "dense"), 0.3)
     assert out.dtype == torch.bfloat16
     assert (out - exact).abs().max() < 0.03
+
+
+def test_query_and_key_that_autocast_left_in_float32() -> None:
+    spans = random_spans(1)
+    q, k, v = qkv(spans[-1].stop, torch.float32)
+    layout = TreeLayout(tuple(spans), "merge")
+    expected, _ = tree_attention(nn.Module(), q.bfloat16(), k.bfloat16(), v.bfloat16(), None, tree_layout=layout)
+    found, _ = tree_attention(nn.Module(), q, k, v.bfloat16(), None, tree_layout=layout)
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # on the CPU it is a reference only

@@ -130,3 +130,17 @@ def test_bfloat16_weights_are_scored_in_float32() -> None:
     torch.autograd.backward(scores.sum())
     assert model.lm_head.weight.grad is not None
     assert model.lm_head.weight.grad.dtype == torch.bfloat16
+
+
+def test_sampling_and_scoring_agree_under_autocast() -> None:
+    torch.manual_seed(0)
+    model = TinyModel()
+    head = ScoringHead.install(model)
+    hidden = 8 * torch.randn(1, TOKENS, HIDDEN, dtype=torch.bfloat16)
+    wanted = plan(chunk=1024)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        sampled = head(hidden)[0, wanted.source].log_softmax(-1).gather(1, wanted.targets[:, None])[:, 0]
+        with head.scoring(wanted):
+            scored = head(hidden)[0, :, 0]
+    assert sampled.dtype == torch.float32
+    torch.testing.assert_close(sampled, scored, atol=1e-6, rtol=0)

@@ -147,7 +147,9 @@ def test_adapter_gradients(checkpoints: dict[str, Path], checkpointing: bool) ->
 
 
 def test_frozen_copy_as_reference(checkpoints: dict[str, Path]) -> None:
-    policy = load_policy(ModelConfig(path=str(checkpoints["qwen2_5_vl"])), reference=True)
+    config = ModelConfig(path=str(checkpoints["qwen2_5_vl"]))
+    policy = load_policy(config)
+    policy.reference = load_policy(config, trained=False)
     before = logprobs(policy)
     disturb(policy)
     assert policy.reference is not None

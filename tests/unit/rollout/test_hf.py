@@ -167,13 +167,13 @@ def test_rows_of_different_length(bench: Bench) -> None:
         torch.testing.assert_close(group[-1].segments[0].columns["logprob.sampling"], own, atol=1e-5, rtol=0)
 
 
-def test_a_stop_text_ends_and_is_cut(bench: Bench) -> None:
+def test_a_stop_text_ends_and_stays(bench: Bench) -> None:
     params = SamplingParams(max_new_tokens=40)
     (free,) = bench.engine.generate(bench.prompts[:1], 1, params, [[5]])[0]
     letters = [(i, c) for i, c in enumerate(free.text) if c.isascii() and c.isalnum() and free.text.index(c) == i]
     at, letter = letters[3]
     (cut,) = bench.engine.generate(bench.prompts[:1], 1, replace(params, stop=("never", letter)), [[5]])[0]
-    assert cut.text == free.text[:at]
+    assert cut.text == free.text[: at + len(letter)]
     assert cut.finish_reason == "stop"
     ids = cut.segments[0].ids
     assert torch.equal(ids, free.segments[0].ids[: len(ids)])
@@ -189,11 +189,12 @@ def test_a_stop_text_of_several_tokens(bench: Bench) -> None:
     start = next(i for i, text in enumerate(texts) if i > 2 and "\ufffd" not in text and len(text) >= 3)
     (cut,) = bench.engine.generate(bench.prompts[:1], 1, replace(params, stop=(texts[start],)), [[5]])[0]
     assert torch.equal(cut.segments[0].ids, ids[: start + 3])
-    assert cut.text == bench.text(ids[:start])
+    assert cut.text == bench.text(ids[: start + 3])
 
 
 def test_cut_takes_the_first_of_several() -> None:
-    assert _cut("a b c", ("c", "b")) == "a "
+    assert _cut("a b c", ("c", "b")) == "a b"
+    assert _cut("<answer>4</answer> so", ("</answer>",)) == "<answer>4</answer>"
     assert _cut("a b c", ("x",)) == "a b c"
 
 
@@ -257,7 +258,15 @@ def test_adapters_are_sampled_with(tiny_vl: Path) -> None:
 def test_batches_keep_answers_of_a_prompt_together(bench: Bench) -> None:
     text, image = bench.prompts[:2]
     contexts = [(image,), (text,), (image,), (text,), (text,)]
-    assert _batches(contexts, 4) == [[1, 3, 4], [0, 2]]
-    assert _batches(contexts, 5) == [[1, 3, 4, 0, 2]]
-    assert _batches(contexts, 2) == [[1, 3], [4], [0, 2]]
-    assert _batches([], 4) == []
+    assert _batches(contexts, 4, 10_000) == [[1, 3, 4], [0, 2]]
+    assert _batches(contexts, 5, 10_000) == [[1, 3, 4, 0, 2]]
+    assert _batches(contexts, 2, 10_000) == [[1, 3], [4], [0, 2]]
+    assert _batches([], 4, 10_000) == []
+
+
+def test_prompts_side_by_side_are_bounded_in_tokens(bench: Bench) -> None:
+    text, image = bench.prompts[:2]
+    longer = max(len(text.ids), len(image.ids))
+    assert len(_batches([(text,), (image,)], 64, 2 * longer)) == 1, "the shorter one is padded to the longer"
+    assert len(_batches([(text,), (image,)], 64, 2 * longer - 1)) == 2
+    assert len(_batches([(text,)], 64, 1)) == 1, "one prompt alone is always taken"

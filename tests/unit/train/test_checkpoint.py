@@ -20,7 +20,7 @@ def _save(run_dir: Path, step: int, *, size: int = 10, keep: int = 2) -> Path:
         save_file({"w": torch.full((size,), float(step))}, folder / "optimizer.safetensors")
         checkpoint.write_json(folder / "state.json", {"step": step})
 
-    return checkpoint.save(run_dir, step, write=write, is_main=True, gather=lambda value: [value], keep=keep)
+    return checkpoint.save(run_dir, step, writers=(write,), is_main=True, gather=lambda value: [value], keep=keep)
 
 
 def test_the_newest_complete_one_is_found_and_old_ones_go(tmp_path: Path) -> None:
@@ -62,6 +62,18 @@ def test_a_torn_one_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     torn = _save(tmp_path, 1)
     (torn / "manifest.json").unlink()
     assert checkpoint.find_fault(_save(tmp_path, 1)) is None
+
+
+def test_a_damaged_one_costs_no_good_one(tmp_path: Path) -> None:
+    good, damaged = _save(tmp_path, 1), _save(tmp_path, 4)
+    _flip(damaged / "optimizer.safetensors")
+    with pytest.warns(checkpoint.TornCheckpointWarning):
+        assert checkpoint.latest(tmp_path) == good
+    assert not checkpoint.exists(tmp_path, 4), "so that it is written again"
+    for step in (2, 3):
+        newest = _save(tmp_path, step, keep=1)
+        assert checkpoint.latest(tmp_path) == newest
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
 
 
 def test_a_half_written_folder_is_ignored(tmp_path: Path) -> None:

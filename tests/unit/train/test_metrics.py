@@ -89,12 +89,16 @@ def test_groups_are_told_apart() -> None:
     sample = Sample(id="a", messages=(Message(role="user", content=("?",)),), source="s")
 
     def group(*totals: float | None) -> RolloutGroup:
-        scores = tuple(Score(total=t, error=None if t is not None else "reward x: raised") for t in totals)
+        scores = tuple(
+            Score(total=None, error="reward x: raised") if t is None else Score(total=t, flags={"correct": t >= 1})
+            for t in totals
+        )
         rollouts = tuple(Rollout(text="", finish_reason="length") for _ in totals)
         return RolloutGroup(sample=sample, prompt=None, rollouts=rollouts, scores=scores)  # type: ignore[arg-type]
 
     tally = Tally()
-    tally_groups(tally, [group(1, 1), group(0, 0), group(1, 0), group(None, None)])
+    tally_groups(tally, [group(1, 1), group(0.2, 0.2), group(0.8, 0), group(1, 0), group(None, None)])
     means = tally.means()
-    assert (means["groups/all_one"], means["groups/all_zero"], means["reward/errors"]) == (0.25, 0.25, 0.25)
-    assert (means["reward/mean"], means["reward/source/s"], means["truncated"]) == (0.5, 0.5, 1.0)
+    assert (means["groups/all_right"], means["groups/all_wrong"], means["reward/errors"]) == (0.25, 0.5, 0.2)
+    assert means["reward/mean"] == means["reward/source/s"] == pytest.approx(4.2 / 8)
+    assert means["truncated"] == 1
