@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
 import os
 import time
-import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -48,16 +48,19 @@ class DiskCache:
         """What was put under this key, or None; a damaged file is removed."""
         path = self._path(key)
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                found = _unpack({name: arrays[name] for name in arrays.files})
-            os.utime(path)
-        except FileNotFoundError:
+            file = path.open("rb")
+        except OSError:  # none, or not ours to read
             return None
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        try:
+            with file, np.load(file, allow_pickle=False) as arrays:
+                found = _unpack({name: arrays[name] for name in arrays.files})
+        except Exception as error:  # a flipped bit may make a zip of any version, encrypted, of any method
             self.damaged += 1
             _log.warning("%s: damaged cache entry (%s), decoded again", path, error)
-            path.unlink(missing_ok=True)
+            _remove(path)
             return None
+        with contextlib.suppress(OSError):  # another user's file, or a folder that cannot be written
+            os.utime(path)
         return found if found.key == key else None
 
     def put(self, decoded: Decoded) -> None:
@@ -71,7 +74,7 @@ class DiskCache:
                 size = file.tell()
             os.replace(temporary, path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            _remove(temporary)
             self.failed_writes += 1
             if self.failed_writes == 1:
                 _log.warning("%s: cannot write to the media cache (%s); going on without", self._folder, error.strerror)
@@ -94,8 +97,8 @@ class DiskCache:
         for _, size, path in entries:
             if self._bytes <= 0.9 * self._max_bytes:
                 return
-            path.unlink(missing_ok=True)
-            self._bytes -= size
+            if _remove(path):
+                self._bytes -= size
 
 
 def _entries(folder: Path) -> list[tuple[float, int, Path]]:
@@ -104,13 +107,22 @@ def _entries(folder: Path) -> list[tuple[float, int, Path]]:
     for path in folder.glob("??/*"):
         try:
             status = path.stat()
-        except FileNotFoundError:  # another process was faster
+        except OSError:  # another process was faster
             continue
         if path.suffix == ".npz":
             found.append((status.st_mtime, status.st_size, path))
         elif path.suffix == ".tmp" and time.time() - status.st_mtime > _STALE_S:
-            path.unlink(missing_ok=True)
+            _remove(path)
     return found
+
+
+def _remove(path: Path) -> bool:
+    """Delete a file if we may. That we may not costs room, not the run."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
 
 
 def _pack(decoded: Decoded) -> dict[str, np.ndarray[Any, Any]]:

@@ -1,6 +1,6 @@
 """Sounds: header facts, and samples as mono float32 at the file's own rate.
 
-soundfile reads WAV, FLAC, OGG, MP3, AIFF, AU and CAF; PyAV reads the rest (m4a, sound tracks of videos). Channels are
+soundfile reads WAV, W64, FLAC, OGG, MP3, AIFF, AU and CAF; PyAV the rest (m4a, sound tracks of videos). Channels are
 averaged. Resampling to the model's rate happens in the training process, with torchaudio.
 """
 
@@ -31,7 +31,7 @@ from mmreason.processors.source import Source, open_source
 
 Array = np.ndarray[Any, Any]
 
-_SOUNDFILE_FORMATS = {"WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF"}
+_SOUNDFILE_FORMATS = {"WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64"}
 _RATES = range(1000, 768_001)
 _BLOCK = 1 << 18
 _PADDING_S = 0.1
@@ -133,10 +133,11 @@ def _mono_pieces(container: Any, stream: Any) -> Iterator[tuple[Array, float]]:
 
 
 def _soundfile_seconds(source: Source) -> float | None:
-    """Length in seconds; None where soundfile does not know the codec inside."""
+    """Length in seconds; None where soundfile does not know the codec inside, or takes a length that a streaming
+    writer left at 0 for the length (FFmpeg reads on)."""
     try:
         with open_source(source) as file, soundfile.SoundFile(file) as sound:
-            return float(sound.frames / _sane_rate(sound.samplerate))
+            return float(sound.frames / _sane_rate(sound.samplerate)) or None
     except soundfile.LibsndfileError:
         return None
 
@@ -145,6 +146,8 @@ def _read_soundfile(source: Source, plan: Plan, limits: Limits) -> tuple[Array, 
     try:
         with open_source(source) as file, soundfile.SoundFile(file) as sound:
             rate = _sane_rate(sound.samplerate)
+            if not sound.frames:
+                return None
             sound.seek(min(round(plan.start * rate), sound.frames))
             stop, pieces = sound.tell() + _stop(plan, limits) * rate, [np.zeros(0, np.float32)]
             while sound.tell() <= stop and len(block := sound.read(_BLOCK, "float32", always_2d=True)):

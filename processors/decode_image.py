@@ -61,7 +61,8 @@ def decode_image(source: Source, plan: Plan, limits: Limits) -> Array:
 def to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB of an image in any of Pillow's modes."""
     if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_to_eight_bits(np.asarray(image))).convert("RGB")
+        white = 65535.0 if image.format == "PPM" and image.mode == "I" else None  # Pillow scales deep PGMs to 16 bits
+        return Image.fromarray(_to_eight_bits(np.asarray(image), white)).convert("RGB")
     if image.mode == "La":  # premultiplied: Pillow converts it to LA and to nothing else
         image = image.convert("LA")
     if ("A" in image.mode.upper() and image.mode != "LAB") or "transparency" in image.info:
@@ -70,7 +71,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_eight_bits(grey_HW: Array) -> Array:
+def _to_eight_bits(grey_HW: Array, white: float | None) -> Array:
     """16 bits by 257. Floats and 32-bit integers do not say what white is: 1 or 255, 255 or 65535, or their peak."""
     if grey_HW.dtype.itemsize == 2:
         return ((grey_HW.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -78,7 +79,7 @@ def _to_eight_bits(grey_HW: Array) -> Array:
         raise Refusal(NAN_SAMPLES, "pixels are not numbers")
     peak = float(grey_HW.max())
     usual = (1.0, 255.0) if grey_HW.dtype.kind == "f" else (255.0, 65535.0)
-    white = next((level for level in usual if peak <= level), peak)
+    white = white or next((level for level in usual if peak <= level), peak)
     return np.rint(np.clip(grey_HW.astype(np.float64) / white, 0, 1) * 255).astype(np.uint8)
 
 
@@ -108,4 +109,5 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 (upright) to 8. Call it before the pixels are loaded: Pillow turns TIFFs itself then."""
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1  # asking a PNG that has no EXIF in its header would decode all of it
-    return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    found = image.getexif().get(_EXIF_ORIENTATION)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1  # cameras and editors write 0, 9 and text too

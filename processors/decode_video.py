@@ -123,6 +123,7 @@ def _frame_times(container: Any, stream: Any, name: str, limits: Limits) -> _Sho
         times = np.arange(len(stamps)) / (rate or np.inf)
         keys, hidden = times[:0], 0  # nor can it be sought in
     else:
+        _require_time(np.array([stamp.seconds for stamp in stamps]))  # before an edit list of no length hides them all
         times = np.sort(np.array([stamp.seconds for stamp in stamps if not stamp.hidden], dtype=np.float64))
         keys = np.sort(np.array([stamp.seconds for stamp in stamps if stamp.key], dtype=np.float64))
         hidden = len(stamps) - len(times)
@@ -177,8 +178,7 @@ def _promised_frames(stream: Any, name: str, hidden: int) -> int:
 def _check_times(shown: Array, frames: int, ends: float, promised: float) -> None:
     """Refuse what is no video, and what ends clearly before its header says. `ends`: of the last packet of any kind."""
     span = float(shown[-1] - shown[0]) if len(shown) else 0.0
-    if len(shown) > 1 and span <= 0:
-        raise Refusal(ZERO_FPS, "all frames carry the same time")
+    _require_time(shown)
     if frames and len(shown) < 0.95 * frames - 1:
         raise Refusal(TRUNCATED, f"{len(shown)} frames, the header says {frames}")
     spacing = span / (len(shown) - 1) if len(shown) > 1 else 0.0
@@ -187,6 +187,11 @@ def _check_times(shown: Array, frames: int, ends: float, promised: float) -> Non
         raise Refusal(TRUNCATED, f"{reached:.2f} s are there, the header says {promised:.2f} s")
     if len(shown) < 2:
         raise Refusal(ONE_FRAME if len(shown) else NO_FRAMES)
+
+
+def _require_time(times: Array) -> None:
+    if len(times) > 1 and np.ptp(times) <= 0:
+        raise Refusal(ZERO_FPS, "all frames carry the same time")
 
 
 def _shown_size(container: Any, stream: Any) -> tuple[tuple[int, int], int]:

@@ -9,7 +9,7 @@ from mmreason.processors.base import CORRUPT, TRUNCATED, WRONG_TYPE, Refusal
 from mmreason.processors.source import length
 
 IMAGES = {"PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "HEIC"}
-SOUNDS = {"WAV", "FLAC", "MP3", "AIFF", "AU", "CAF", "AMR", "AAC"}
+SOUNDS = {"WAV", "FLAC", "MP3", "AIFF", "AU", "CAF", "AMR", "AAC", "W64"}
 FILMS = {"AVI", "MPEG-TS", "MPEG-PS", "MPEG video", "FLV"}
 EITHER = {"MP4", "Matroska", "OGG", "ASF"}
 """Containers that hold video, sound or both: their streams decide."""
@@ -21,6 +21,8 @@ _PREFIXES = (
     (b"BM", "BMP"),
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
     (b"\0\0\x01\0", "ICO"),
     (b"\0\0\0\x0cjP  ", "JPEG2000"),
     (b"\xff\x4f\xff\x51", "JPEG2000"),
@@ -31,6 +33,7 @@ _PREFIXES = (
     (b"caff", "CAF"),
     (b"#!AMR", "AMR"),
     (b"RF64", "WAV"),
+    (b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0", "W64"),
     (b"\x1a\x45\xdf\xa3", "Matroska"),
     (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "ASF"),
     (b"FLV\x01", "FLV"),
@@ -102,6 +105,8 @@ def _declared_length(name: str, file: BinaryIO) -> int:
         return _end_of_boxes(file)
     if name in ("WAV", "WEBP", "AVI"):
         return _end_of_riff(file)
+    if name == "W64":
+        return _end_of_w64(file)
     return 0
 
 
@@ -109,7 +114,13 @@ def _end_of_riff(file: BinaryIO) -> int:
     magic, size = struct.unpack("<4sI", file.read(8).ljust(8, b"\0"))
     file.seek(0)
     # Writers that stream cannot know the size: they leave 0 or a huge number.
-    return 0 if magic != b"RIFF" or size >= 0x7FFFF000 else 8 + size - _SLOPPY_BYTES
+    return 0 if magic != b"RIFF" or size == 0 or size >= 0x7FFFF000 else 8 + size - _SLOPPY_BYTES
+
+
+def _end_of_w64(file: BinaryIO) -> int:
+    size = int.from_bytes(file.read(24)[16:], "little")
+    file.seek(0)
+    return 0 if size >= 1 << 62 else size - _SLOPPY_BYTES  # a streaming writer's
 
 
 def _end_of_boxes(file: BinaryIO) -> int:

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +101,45 @@ def test_a_damaged_entry_is_dropped(tmp_path: Path, damage: str) -> None:
     assert not files(tmp_path)
     cache.put(item(1))
     assert cache.get(item(1).key) is not None
+
+
+def test_any_flipped_bit_costs_at_most_the_entry(tmp_path: Path) -> None:
+    """In the zip's directory one makes an encrypted file, or one of an unknown version or method."""
+    cache = DiskCache(tmp_path, 10**9)
+    cache.put(item(1, size=64))
+    (path,) = files(tmp_path)
+    content = path.read_bytes()
+    for place in range(len(content)):
+        for bit in (1, 128, 255):
+            path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+            found = cache.get(item(1).key)
+            assert found is None or np.array_equal(found.data, item(1, size=64).data)
+    assert cache.damaged > 500
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+def test_another_users_cache_costs_at_most_the_cache() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        folder = Path(name) / "cache"
+        os.chmod(name, 0o755)
+        theirs = DiskCache(folder, 10**9)
+        theirs.put(item(1))
+        theirs.put(item(2))
+        secret, damaged = folder / "00" / f"{item(3).key}.npz", folder / "00" / f"{item(2).key}.npz"
+        damaged.write_bytes(b"text")
+        secret.write_bytes(b"text")
+        secret.chmod(0)
+        os.seteuid(65534)
+        try:
+            ours = DiskCache(folder, 1)  # everything is too much: it would evict, and may not
+            found = [ours.get(item(number).key) for number in (1, 2, 3)]
+            ours.put(item(4))
+            ours._evict()
+        finally:
+            os.seteuid(0)
+        assert [entry is not None for entry in found] == [True, False, False]
+        assert (ours.damaged, ours.failed_writes) == (1, 1)
+        assert len(files(folder)) == 3
 
 
 def test_least_recently_used_go_first(tmp_path: Path) -> None:

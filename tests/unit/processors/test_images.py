@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from qwen_vl_utils.vision_process import smart_resize
 
+from mmreason.errors import MediaError
 from mmreason.processors.decode_image import to_rgb
 from tests.media_files import picture, write_image
 from tests.unit.processors.helpers import load, reason, ref
@@ -53,6 +54,17 @@ def test_exif_orientation(tmp_path: Path, orientation: int, corner: str, suffix:
     assert decoded.data[2 if row < 0 else -3, 2 if column < 0 else -3].max() < 50
 
 
+@pytest.mark.parametrize("orientation", [0, 9, 42, 65535])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff"])
+def test_exif_orientation_that_is_none(tmp_path: Path, orientation: int, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = load(ref(write_image(tmp_path / f"a{suffix}", QUARTERS, exif=exif)))
+    assert decoded.original == (84, 56)
+    assert decoded.data[2, 2].min() > 200
+    assert decoded.data[2, -3].max() < 50
+
+
 @pytest.mark.parametrize(
     ("mode", "suffix"),
     [("L", ".png"), ("1", ".png"), ("P", ".png"), ("P", ".gif"), ("CMYK", ".jpg"), ("YCbCr", ".jpg"), ("RGB", ".bmp"),
@@ -94,6 +106,24 @@ def test_deep_images_are_scaled_not_clipped(tmp_path: Path, dtype: str, white: f
     path = write_image(tmp_path / f"a{suffix}", ramp, "as is")
     decoded = load(ref(path)).data[..., 0].astype(float)
     np.testing.assert_allclose(decoded, np.linspace(0, 255, 56 * 56).reshape(56, 56), atol=1.01)
+
+
+@pytest.mark.parametrize("peak", [200, 65535])
+def test_white_of_a_deep_pgm(tmp_path: Path, peak: int) -> None:
+    """Its header says what white is: a dark picture stays dark."""
+    ramp = np.linspace(0, peak, 56 * 56).reshape(56, 56).astype(np.int32)
+    path = write_image(tmp_path / "a.pgm", ramp, "as is")
+    assert path.read_bytes().startswith(b"P5\n56 56\n65535\n")
+    np.testing.assert_allclose(load(ref(path)).data[..., 0], ramp / 257, atol=1.01)
+
+
+def test_big_tiff(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.tif", picture(84, 56), big_tiff=True)
+    assert path.read_bytes().startswith(b"II+\0")
+    np.testing.assert_array_equal(load(ref(path)).data, picture(84, 56))
+    turned = write_image(tmp_path / "b.tif", np.zeros((56, 56), ">u2"), "as is", big_tiff=True)  # its own, unread
+    with pytest.raises(MediaError, match="Pillow cannot read this TIFF file"):
+        load(ref(turned))
 
 
 def test_nan_pixels(tmp_path: Path) -> None:

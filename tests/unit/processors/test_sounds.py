@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,28 @@ def test_truncated(tmp_path: Path, suffix: str, keep: float) -> None:
     assert found in (("truncated", "corrupt") if suffix == ".flac" else ("truncated",))
 
 
-def test_wav_of_a_streaming_writer_is_fine(tmp_path: Path) -> None:
+@pytest.mark.parametrize("riff", [0, 8, 0xFFFFFFFF])
+@pytest.mark.parametrize("data", [0, 0xFFFFFFFF])
+def test_wav_of_a_streaming_writer_is_fine(tmp_path: Path, riff: int, data: int) -> None:
     path = write_audio(tmp_path / "a.wav", tone(0.5))
     content = bytearray(path.read_bytes())
-    content[4:8] = b"\xff\xff\xff\xff"
-    content[content.index(b"data") + 4 : content.index(b"data") + 8] = b"\xff\xff\xff\xff"
+    struct.pack_into("<I", content, 4, riff)
+    struct.pack_into("<I", content, content.index(b"data") + 4, data)
     path.write_bytes(content)
-    assert len(load(ref(path)).data) == 8000
+    decoded = load(ref(path)).data
+    assert len(decoded) == 8000
+    np.testing.assert_allclose(decoded, tone(0.5), atol=1e-4)
+
+
+def test_wav_without_samples(tmp_path: Path) -> None:
+    assert reason(ref(write_audio(tmp_path / "a.wav", np.zeros(0, np.float32)))) == "too short"
+
+
+def test_w64(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a.wav", tone(0.5), format="W64", subtype="FLOAT")
+    assert path.read_bytes().startswith(b"riff\x2e\x91")
+    np.testing.assert_array_equal(load(ref(path)).data, tone(0.5))
+    assert reason(ref(cut(path, 0.6))) == "truncated"
 
 
 def test_a_flac_named_wav_is_a_sound(tmp_path: Path) -> None:
