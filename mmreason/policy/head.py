@@ -3,8 +3,8 @@
 `ScoringHead` takes the place of a model's `lm_head` and shares its weight (same name in the state dict, still tied
 where it was tied). By default it gives float32 logits. Inside `with head.scoring(plan):` it gives log-prob and
 entropy of the planned tokens instead, computed chunk by chunk in float32 and recomputed in backward. Because that
-happens inside the wrapped model's own forward, the hooks of DDP, DeepSpeed ZeRO-3 and accelerate see an ordinary module, and models that
-always run their head (Qwen2.5-Omni's thinker) need no special case.
+happens inside the wrapped model's own forward, the hooks of DDP, DeepSpeed ZeRO-3 and accelerate see an ordinary
+module, and models that always run their head (Qwen2.5-Omni's thinker) need no special case.
 
     log-prob = log_softmax(logits / temperature, banned ids at -inf)[target]
 

@@ -182,6 +182,10 @@ def assert_parity(policy: Policy, oracle: PreTrainedModel, trees: list[Tree], ro
     assert ours.keys() == theirs.keys()
     silent = {name for name, gradient in theirs.items() if not gradient.any()}
     assert silent <= {name for name in theirs if "visual" in name or "audio_tower" in name}, silent
+    shares = [
+        float((ours[name] - theirs[name]).norm() / theirs[name].norm().clamp(min=FLOOR / GRADIENT)) for name in theirs
+    ]
+    print(f"log-probs within {worst:.1e}, {len(shares)} gradients within {max(shares):.1e}")  # shown by pytest -rP
     for name in theirs:
         assert _close(ours[name], theirs[name]), f"{name}: {(ours[name] - theirs[name]).norm():.1e}"
 
