@@ -189,9 +189,8 @@ def _rewards(args: argparse.Namespace) -> int:
 
 def _doctor(args: argparse.Namespace) -> int:
     from mmreason.doctor import doctor
-    from mmreason.policy.families import FAMILIES
 
-    lines, works = doctor(tuple(FAMILIES))
+    lines, works = doctor()
     _show(*lines)
     return 0 if works else 1
 

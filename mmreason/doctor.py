@@ -1,4 +1,7 @@
-"""`mmreason doctor`: what is installed here, what works, and how to mend what is missing."""
+"""`mmreason doctor`: what is installed here, what works, and how to mend what is missing.
+
+It must start where everything is missing: each check imports what it needs, and says so when that fails.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +10,46 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
-import torch
-
 from mmreason import __version__
-from mmreason.errors import ConfigError
-from mmreason.processors.backends import MEND, READERS, choose_decoder, problem
 
-REQUIRED = (
-    "torch",
-    "torchvision",
-    "torchaudio",
-    "transformers",
-    "accelerate",
-    "peft",
-    "qwen-vl-utils",
-    "av",
-    "soundfile",
-    "pillow",
-    "numpy",
-    "pyarrow",
-    "datasets",
-    "safetensors",
-    "pydantic",
-    "math-verify",
-)
+REQUIRED = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "torchaudio": "torchaudio",
+    "transformers": "transformers",
+    "accelerate": "accelerate",
+    "peft": "peft",
+    "qwen-vl-utils": "qwen_vl_utils",
+    "av": "av",
+    "soundfile": "soundfile",
+    "pillow": "PIL.Image",
+    "numpy": "numpy",
+    "pyarrow": "pyarrow",
+    "datasets": "datasets",
+    "safetensors": "safetensors",
+    "pydantic": "pydantic",
+    "pyyaml": "yaml",
+    "math-verify": "math_verify",
+    "rouge-score": "rouge_score.rouge_scorer",
+    "tqdm": "tqdm",
+}
+"""Distribution -> module that must import. The dependencies of pyproject.toml but the optional decoders."""
 OPTIONAL = {
     "deepspeed": "pip install 'mmreason[train]'; needed only for train.deepspeed",
     "vllm": "pip install 'mmreason[vllm]'; needed only for a vLLM rollout engine",
 }
+MEND = {
+    "soundfile": "pip install --force-reinstall soundfile, or install libsndfile (Debian, Ubuntu: apt-get install "
+    "libsndfile1)",
+}
+"""How to mend a package that is installed and does not import, where installing it again may not do."""
 
 
-def doctor(families: Sequence[str] = ()) -> tuple[list[str], bool]:
-    """Lines to print, and whether everything that a run needs is there.
-
-    families: names of the model families that the family table knows.
-    """
+def doctor() -> tuple[list[str], bool]:
+    """Lines to print, and whether everything that a run needs is there."""
     packages = list(_packages())
     decoders = list(_decoders())
     lines = [
@@ -52,7 +58,7 @@ def doctor(families: Sequence[str] = ()) -> tuple[list[str], bool]:
         *_section("engines", _engines()),
         *_section("devices", _devices()),
         *_section("video decoders", decoders),
-        *_section("model families", families or ["(none given)"]),
+        *_section("model families", _families()),
     ]
     lacking = [line for line in [*packages, *decoders] if line.startswith(_BAD)]
     lines.append("all that a run needs is here" if not lacking else f"to mend: {len(lacking)} (lines with {_BAD!r})")
@@ -74,9 +80,24 @@ def _installed(package: str) -> str | None:
 
 
 def _packages() -> Iterator[str]:
-    for package in REQUIRED:
-        found = _installed(package)
-        yield f"{_GOOD} {package} {found}" if found else f"{_BAD} {package}: pip install {package}"
+    for package, module in REQUIRED.items():
+        found, trouble = _installed(package), _import_trouble(module)
+        if trouble is None:
+            yield f"{_GOOD} {package} {found or '(no version known)'}"
+        elif found is None:
+            yield f"{_BAD} {package}: not installed; to mend: pip install {package}"
+        else:
+            mend = MEND.get(package, f"pip install --force-reinstall {package}")
+            yield f"{_BAD} {package} {found}: does not import ({trouble}); to mend: {mend}"
+
+
+def _import_trouble(module: str) -> str | None:
+    """Why a module does not import, in a line, or None. A broken installation may raise anything."""
+    try:
+        import_module(module)
+    except Exception as error:
+        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return None
 
 
 def _engines() -> Iterator[str]:
@@ -91,6 +112,11 @@ def _devices() -> Iterator[str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     yield f"{_GOOD} CPU: {cores} cores, {memory:.0f} GB"
+    if trouble := _import_trouble("torch"):
+        yield f"{_NONE} CUDA: not known without torch ({trouble})"
+        return
+    import torch
+
     if not torch.cuda.is_available():
         built = torch.version.cuda
         why = (
@@ -106,12 +132,28 @@ def _devices() -> Iterator[str]:
 
 
 def _decoders() -> Iterator[str]:
+    if trouble := _import_trouble("mmreason.processors.backends"):
+        yield f"{_NONE} not known before the packages above are mended ({trouble})"
+        return
+    from mmreason.errors import ConfigError
+    from mmreason.processors.backends import MEND as MEND_DECODER
+    from mmreason.processors.backends import READERS, choose_decoder, problem
+
     for name in READERS:
-        trouble = problem(name)
-        yield f"{_GOOD} {name}" if trouble is None else f"{_NONE} {name}: {trouble}; to mend: {MEND[name]}"
+        why = problem(name)
+        yield f"{_GOOD} {name}" if why is None else f"{_NONE} {name}: {why}; to mend: {MEND_DECODER[name]}"
     try:
         yield f"{_GOOD} media.decoder: auto is {choose_decoder('auto')} here"
     except ConfigError as error:
         yield f"{_BAD} {error}"
     if shutil.which("ffmpeg") is None:
         yield f"{_NONE} the ffmpeg program: not found; nothing here needs it"
+
+
+def _families() -> Iterator[str]:
+    if trouble := _import_trouble("mmreason.policy.families"):
+        yield f"{_NONE} not known before the packages above are mended ({trouble})"
+        return
+    from mmreason.policy.families import FAMILIES
+
+    yield from FAMILIES
