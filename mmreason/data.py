@@ -352,7 +352,7 @@ def _kind(value: Any) -> str:
     if isinstance(value, str | list | dict) and not value:
         return f"an empty {'text' if isinstance(value, str) else type(value).__name__}"
     short = repr(value)
-    return short if len(short) <= 40 else f"a {type(value).__name__}"
+    return short if len(short) <= 40 else _a(type(value).__name__)
 
 
 def _a(kind: str) -> str:
