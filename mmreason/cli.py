@@ -83,6 +83,10 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--out", metavar="F", type=Path, help="write here, not to standard output")
     score.set_defaults(verb=_score)
 
+    report = verbs.add_parser("report", help="write report.html of a run: going on, killed or finished")
+    report.add_argument("folder", metavar="RUN_DIR", type=Path)
+    report.set_defaults(verb=_report)
+
     rewards = verbs.add_parser("rewards", help="list the built-in rewards and their options")
     rewards.set_defaults(verb=_rewards)
 
@@ -177,6 +181,17 @@ def _sigterm_exits() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from mmreason.report import require_run, write_report
+
+    require_run(args.folder)
+    try:
+        _show(write_report(args.folder, title=args.folder.resolve().name))
+    except OSError as error:
+        raise DataError(f"{args.folder}: the report cannot be written ({error.strerror})") from error
+    return 0
 
 
 def _rewards(args: argparse.Namespace) -> int:

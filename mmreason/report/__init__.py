@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from html import escape
@@ -17,7 +18,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mmreason.report.charts import number
+from mmreason.errors import DataError
+from mmreason.report.charts import as_float, number
 from mmreason.report.gallery import gallery_section
 from mmreason.report.sections import curves_section, evaluation_section, health_section
 
@@ -27,10 +29,13 @@ REPORT = "report.html"
 def write_report(run_dir: Path, *, title: str) -> Path:
     """Write `run_dir`/report.html and return its path. Raises OSError when it cannot be written.
 
-    Missing logs give an empty section, unreadable lines (one that a kill cut in two) are counted on the page, and
-    media that cannot be decoded are named in their place.
+    Values that are no usable numbers are left out of the curves, and halves of surrogate pairs are shown as \\udXXX.
+    Missing logs give an empty section, unreadable lines are counted on the page, and media that cannot be decoded
+    are named in their place.
     """
-    metrics, torn_metrics = read_lines(run_dir / "metrics.jsonl")
+    lines, torn_metrics = read_lines(run_dir / "metrics.jsonl")
+    metrics = [row for row in lines if math.isfinite(as_float(row.get("step")))]
+    torn_metrics += len(lines) - len(metrics)
     groups, torn_groups = read_lines(run_dir / "gallery.jsonl")
     quarantined, torn_quarantine = read_lines(run_dir / "quarantine.jsonl")
     torn = torn_metrics + torn_groups + torn_quarantine
@@ -42,21 +47,33 @@ def write_report(run_dir: Path, *, title: str) -> Path:
     ]
     path = run_dir / REPORT
     partial = path.with_suffix(".html.partial")
-    partial.write_text(_page(title, _subtitle(run_dir, metrics), sections), encoding="utf-8")
+    page = _page(title, _subtitle(run_dir, metrics), sections)
+    partial.write_text(page, encoding="utf-8", errors="backslashreplace")
     os.replace(partial, path)
     return path
 
 
+def require_run(folder: Path) -> None:
+    """Raises DataError for a folder in which no run has begun."""
+    if not any((folder / name).is_file() for name in ("metrics.jsonl", "config.yaml")):
+        what = "holds neither metrics.jsonl nor config.yaml" if folder.is_dir() else "is no folder"
+        raise DataError(f"{folder}: {what}; give the run_dir of a run")
+
+
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The JSON objects of a file, one per line, and how many lines were not one. No file: no lines."""
+    """The JSON objects of a file, one per line, and how many lines were not one. No file: no lines.
+
+    Lines end at b"\\n" only: texts may hold U+2028 and U+0085. A last line without its end is still being written.
+    """
     if not path.exists():
         return [], 0
     rows: list[dict[str, Any]] = []
     torn = 0
-    for line in path.read_bytes().splitlines():
+    *whole, _ = path.read_bytes().split(b"\n")
+    for line in whole:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             rows.append(row)
@@ -68,9 +85,9 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 def _subtitle(run_dir: Path, metrics: Sequence[dict[str, Any]]) -> str:
     if not metrics:
         return f"{run_dir.resolve().name}: nothing logged yet"
-    seconds = metrics[-1]["time"] - metrics[0]["time"]
+    seconds = as_float(metrics[-1].get("time")) - as_float(metrics[0].get("time"))
     length = f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
-    step = number(max(row["step"] for row in metrics))
+    step = number(max(as_float(row["step"]) for row in metrics))
     return f"{run_dir.resolve().name}: step {step}, {length} from first to last log line"
 
 

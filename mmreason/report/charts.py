@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 WIDTH, HEIGHT = 460, 220
@@ -12,6 +12,8 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 26
 COLOURS = 8
 """How many line colours the page's style sheet has (classes c0, c1, ...)."""
 MOST_POINTS = 400
+LARGEST = 1e100
+"""Values beyond this are not drawn: nothing a run measures comes near, and sums of them would overflow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +22,7 @@ class Series:
 
     name: str
     points: tuple[tuple[float, float], ...]
-    """(step, value) in order of steps; values that are not finite leave a gap."""
+    """(step, value) in order of steps; values that are not finite, or absurd, leave a gap."""
     marked: bool = False
     """Few points that matter each: drawn as they are, with dots. Others are noisy: a smoothed line over a faint one."""
 
@@ -29,10 +31,13 @@ def line_chart(
     title: str, series: Sequence[Series], *, unit: str = "", bounds: tuple[float, float] | None = None
 ) -> str:
     """An HTML figure with a legend. `bounds` fixes the value axis; otherwise it fits the values."""
-    drawn = [one for one in series if any(math.isfinite(value) for _, value in one.points)]
+    usable = [replace(one, points=tuple(point for point in one.points if _is_usable(*point))) for one in series]
+    drawn = [one for one in usable if one.points]
+    left_out = sum(len(one.points) for one in series) - sum(len(one.points) for one in drawn)
+    note = f"<p class='hint'>not drawn: {left_out} values that are no usable numbers</p>" if left_out else ""
     heading = escape(title) + (f" <span class='unit'>{escape(unit)}</span>" if unit else "")
     if not drawn:
-        return f"<figure><figcaption>{heading}</figcaption><p class='empty'>nothing logged yet</p></figure>"
+        return f"<figure><figcaption>{heading}</figcaption><p class='empty'>nothing logged yet</p>{note}</figure>"
     scale = _Scale.fit(drawn, bounds)
     body = [*_grid(scale), *(mark for index, one in enumerate(drawn) for mark in _line(one, index, scale))]
     label = escape(f"{title}: {', '.join(one.name for one in drawn)}", quote=True)
@@ -43,8 +48,22 @@ def line_chart(
     return (
         f"<figure><figcaption>{heading}</figcaption>"
         f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label=\"{label}\">{''.join(body)}</svg>"
-        f"<div class='legend'>{legend}</div></figure>"
+        f"<div class='legend'>{legend}</div>{note}</figure>"
     )
+
+
+def as_float(value: object) -> float:
+    """A number of a log as a float: NaN for what is no number, infinity for an integer beyond all floats."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _is_usable(step: float, value: float) -> bool:
+    return all(math.isfinite(one) and abs(one) <= LARGEST for one in (step, value))
 
 
 def number(value: float) -> str:
@@ -52,6 +71,8 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return str(value)
     size = abs(value)
+    if size >= 1e9:
+        return f"{value:.2e}"
     if size >= 1000:
         return f"{value:,.0f}"
     if 0 < size < 0.001:
@@ -71,9 +92,9 @@ class _Scale:
     @staticmethod
     def fit(series: Sequence[Series], bounds: tuple[float, float] | None) -> _Scale:
         steps = [step for one in series for step, _ in one.points]
-        values = [value for one in series for _, value in one.points if math.isfinite(value)]
+        values = [value for one in series for _, value in one.points]
         low, high = bounds or (min(0.0, *values, 0.0), max(values))
-        if low == high:
+        if high - low < 1e-100:  # all the same, or so close that no tick would lie between them
             high = low + 1.0
         return _Scale(min(steps), max(steps), low, high)
 
@@ -99,9 +120,9 @@ def _grid(scale: _Scale) -> Iterator[str]:
 
 def _ticks(low: float, high: float) -> list[float]:
     """About five round numbers between the two."""
-    if high <= low:
-        return [low]
     rough = (high - low) / 5
+    if rough <= abs(high) * 1e-14:  # closer than floats can tell ticks apart
+        return [low]
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
@@ -110,7 +131,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _line(series: Series, index: int, scale: _Scale) -> Iterator[str]:
     colour = f"c{index % COLOURS}"
-    points = _thinned([(step, value) for step, value in series.points if math.isfinite(value)])
+    points = _thinned(series.points)
     if series.marked or len(points) < 8:
         yield f"<path class='line {colour}' d='{_path(points, scale)}'/>"
         for step, value in points:
@@ -144,6 +165,6 @@ def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]
 
 
 def _last(series: Series) -> str:
-    finite = [value for _, value in series.points if math.isfinite(value)]
-    tail = finite[-1:] if series.marked else finite[-10:]
+    values = [value for _, value in series.points]
+    tail = values[-1:] if series.marked else values[-10:]
     return number(sum(tail) / len(tail))

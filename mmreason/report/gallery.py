@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from mmreason.report.charts import number
+from mmreason.report.charts import as_float, number
 from mmreason.report.media import show_media
 
 SHOWN = 8
@@ -60,9 +60,9 @@ def _options(options: Sequence[str]) -> str:
 def _row(rollout: Mapping[str, Any]) -> str:
     total = rollout.get("total")
     parts = rollout.get("parts") or {}
-    named = ", ".join(f"{name} {number(float(value))}" for name, value in parts.items())
+    named = ", ".join(f"{name} {number(as_float(value))}" for name, value in parts.items())
     cut = "<span class='cut'>cut off</span>" if rollout.get("finish_reason") == "length" else ""
-    shown = "no score" if total is None else number(float(total))
+    shown = "no score" if total is None else number(as_float(total))
     return (
         f"<tr><td class='score {_grade(total)}' title=\"{escape(named, quote=True)}\">{shown}</td>"
         f"<td><pre>{_text(rollout.get('text'))}</pre>{cut}</td><td class='parts'>{escape(named)}</td></tr>"
@@ -77,7 +77,7 @@ def _grade(total: float | None) -> str:
 
 def _total(rollout: Mapping[str, Any]) -> float:
     total = rollout.get("total")
-    return float("-inf") if total is None else float(total)
+    return float("-inf") if total is None else as_float(total)
 
 
 def _text(value: Any) -> str:

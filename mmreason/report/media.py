@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -54,17 +55,26 @@ def show_media(groups: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _figures(items: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    refs = [MediaRef(kind=str(item["kind"]), path=item["path"]) for item in items if item.get("path")]
+    refs = [MediaRef(kind=str(item["kind"]), path=item["path"]) for item in items if _is_path(item.get("path"))]
     with MediaLoader(_SIZES, _TRAITS) as loader:
         decoded = iter(loader.load(refs))
     for item in items:
-        yield _figure(item, next(decoded) if item.get("path") else None)
+        yield _figure(item, next(decoded) if _is_path(item.get("path")) else None)
+
+
+def _is_path(path: object) -> bool:
+    """Whether the file system could have a file of this name: no half surrogate pairs, no NUL."""
+    try:
+        return isinstance(path, str) and path != "" and b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def _figure(item: Mapping[str, Any], decoded: Decoded | MediaError | None) -> str:
     kind = str(item["kind"])
     if decoded is None:
-        return _note(kind, f"{kind}: stored inside the data file, not shown")
+        where = f"no file can be called {item['path']!r}" if item.get("path") else "stored inside the data file"
+        return _note(kind, f"{kind}: {where}, not shown")
     name = Path(str(item["path"])).name
     if isinstance(decoded, MediaError):
         return _note(kind, f"{name}: cannot be shown: {decoded.reason}")

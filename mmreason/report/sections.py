@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from mmreason.report.charts import Series, line_chart, number
+from mmreason.report.charts import Series, as_float, line_chart, number
 
 Row = dict[str, Any]
 
@@ -54,7 +54,8 @@ def evaluation_section(metrics: Sequence[Row]) -> str:
     )
     return (
         "<section><h2>Held-out accuracy</h2><table class='numbers'><thead><tr><th></th>"
-        f"<th>step {first['step']}</th><th>step {last['step']}</th><th>change</th></tr></thead>"
+        f"<th>step {number(as_float(first['step']))}</th><th>step {number(as_float(last['step']))}</th>"
+        "<th>change</th></tr></thead>"
         f"<tbody>{lines}</tbody></table><p class='hint'>Greedy answers, %. 95 % intervals in brackets. "
         "mean: of the modalities, each counting the same.</p></section>"
     )
@@ -92,7 +93,7 @@ def _lines(rows: Sequence[Row], names: Sequence[str], *, marked: bool = False) -
     return [
         Series(
             name=_short(name),
-            points=tuple((float(row["step"]), float(row[name])) for row in rows if _is_number(row.get(name))),
+            points=tuple((as_float(row["step"]), as_float(row[name])) for row in rows if _is_number(row.get(name))),
             marked=marked,
         )
         for name in names
@@ -122,14 +123,17 @@ def _short(name: str) -> str:
 def _percent(row: Row, name: str) -> str:
     if name not in row:
         return "-"
-    text = f"{100 * row[name]:.1f}"
+    text = f"{100 * as_float(row[name]):.1f}"
     if f"{name}/low" in row:
-        text += f" <small>[{100 * row[f'{name}/low']:.0f}-{100 * row[f'{name}/high']:.0f}]</small>"
+        low, high = (100 * as_float(row.get(f"{name}/{end}")) for end in ("low", "high"))
+        text += f" <small>[{low:.0f}-{high:.0f}]</small>"
     return text
 
 
 def _change(first: Row, last: Row, name: str) -> str:
-    return f"{100 * (last[name] - first[name]):+.1f}" if name in first and first is not last else "-"
+    if name not in first or first is last:
+        return "-"
+    return f"{100 * (as_float(last[name]) - as_float(first[name])):+.1f}"
 
 
 def _fact(name: str, value: str, *, bad: bool) -> str:
@@ -162,12 +166,12 @@ def _mean(rows: Sequence[Row], name: str) -> float:
 
 
 def _value(row: Row, name: str) -> float:
-    value = row.get(name, 0.0)
-    return float(value) if _is_number(value) and math.isfinite(value) else 0.0
+    value = as_float(row.get(name))
+    return value if math.isfinite(value) else 0.0
 
 
 def _finite(row: Row, name: str) -> bool:
-    return name not in row or (_is_number(row[name]) and math.isfinite(row[name]))
+    return name not in row or math.isfinite(as_float(row[name]))
 
 
 def _is_number(value: object) -> bool:

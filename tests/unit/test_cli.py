@@ -63,7 +63,7 @@ assert "torch" not in sys.modules
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("train", "demo", "score", "rewards", "doctor"):
+    for verb in ("train", "demo", "score", "report", "rewards", "doctor"):
         with pytest.raises(SystemExit) as stop:
             build_parser().parse_args([verb, "--help"])
         assert stop.value.code == 0
@@ -150,6 +150,36 @@ def test_score_fails_when_nothing_could_be_scored(tmp_path: Path, capsys: pytest
 def test_score_needs_rewards_from_one_place(rewards: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", "texts.jsonl", *rewards]) == 2
     assert "give either --reward" in capsys.readouterr().err
+
+
+def test_report_of_a_run_that_was_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "kind": "train", "time": 1.0, "loss": 0.5}\n{"step": 2, "ki')
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/report.html\n"
+    assert f"<h1>{tmp_path.name}</h1>" in (tmp_path / "report.html").read_text()
+
+
+def test_report_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("run_dir: r\n")
+    assert main(["report", str(tmp_path)]) == 0
+    assert "nothing logged yet" in (tmp_path / "report.html").read_text()
+
+
+def test_report_of_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path)]) == 2
+    assert main(["report", str(tmp_path / "no")]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"mmreason: {tmp_path}: holds neither metrics.jsonl nor config.yaml; give the run_dir of a run",
+        f"mmreason: {tmp_path}/no: is no folder; give the run_dir of a run",
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("run_dir: r\n")
+    (tmp_path / "report.html.partial").mkdir()
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"mmreason: {tmp_path}: the report cannot be written (Is a directory)\n"
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:

@@ -149,6 +149,39 @@ def test_a_line_cut_in_two_is_counted(tmp_path: Path) -> None:
     assert "unreadable log lines2" in report(tmp_path).text
 
 
+@pytest.mark.parametrize("last", [b'{"step": 2, "ki', b'{"step": 2, "event": "\xc3'])
+def test_a_last_line_that_is_being_written_is_passed_over(tmp_path: Path, last: bytes) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(json.dumps(train_row(1)).encode() + b"\n" + last)
+    text = report(tmp_path).text
+    assert "steps1" in text
+    assert "unreadable" not in text
+
+
+def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
+    """As training writes them: not as ASCII, so that all of Unicode stands in the file."""
+    odd = "one\u2028two\x85three\x0bfour"
+    rows = {"metrics": {"step": 1, "kind": "event", "time": 1.0, "event": odd}, "gallery": group(prompt=odd)}
+    for name, row in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = report(tmp_path).text
+    assert text.count(odd) == 2
+    assert "unreadable" not in text
+
+
+def test_rows_without_a_usable_step_are_counted(tmp_path: Path) -> None:
+    rows = [train_row(1), {"kind": "train", "loss": 1.0}, {**train_row(1), "step": 10**400}]
+    assert "unreadable log lines2" in report(tmp_path, metrics=rows).text
+
+
+def test_half_surrogate_pairs_are_shown_escaped(tmp_path: Path) -> None:
+    half = "\ud800"
+    media = [{"kind": "image", "path": f"/none/{half}.png"}, {"kind": "image", "path": "/none/\udc80.png"}]
+    rollout = {"text": half, "total": 1.0, "parts": {half: 1.0}, "finish_reason": "stop"}
+    text = report(tmp_path, gallery=[group(prompt=half, id=half, answer=half, rollouts=[rollout], media=media)]).text
+    assert text.count("\\ud800") >= 5
+    assert "\\udc80.png: cannot be shown: missing" in text
+
+
 def test_accuracy_table_says_first_and_last(tmp_path: Path) -> None:
     rows = [eval_row(0, mean=0.5, image=0.4), eval_row(50, mean=0.6, image=0.6), eval_row(99, mean=0.9, image=0.95)]
     text = report(tmp_path, metrics=rows).text
@@ -224,6 +257,37 @@ def test_chart_takes_any_values(values: list[float]) -> None:
     svg = line_chart("x", [Series(name="a", points=tuple((float(i), value) for i, value in enumerate(values)))])
     Page(svg)
     assert "nan" not in re.sub(r"nothing logged yet", "", svg)
+
+
+@pytest.mark.parametrize(
+    ("values", "left_out"),
+    [([1e308, -1e308] * 10, 20), ([0.0, 5e-324] * 10, 0), ([5e-324], 0), ([1.0, 1e200, 2.0], 1), ([1e99, -1e99], 0),
+     ([1e-310, -1e-310], 0), ([float("inf"), 1.0], 1)],
+)  # fmt: skip
+def test_chart_takes_values_from_end_to_end(values: list[float], left_out: int) -> None:
+    points = tuple((float(step), value) for step, value in enumerate(values))
+    svg = line_chart("x", [Series(name="a", points=points)])
+    Page(svg)
+    assert not re.search(r"\b(?:nan|inf)\b", svg)
+    assert (f"not drawn: {left_out} values" in svg) == (left_out > 0)
+
+
+def test_steps_without_end_make_a_chart_too() -> None:
+    for steps in [(1e16, 1e16 + 2), (0.0, 1e99), (1e308, 1.0), (-1e308, 1e308)]:
+        Page(line_chart("x", [Series(name="a", points=tuple((step, 1.0) for step in steps))]))
+
+
+def test_a_report_of_absurd_values(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    for step in range(20):
+        values = {"loss": (-1) ** step * 1e308, "reward/mean": 5e-324 * (step % 2), "grad_norm": 10**400}
+        rows.append({**train_row(step), **values, "tokens_per_second": 1e308})
+        rows.append(eval_row(step, mean=1e308) | {"accuracy/image": None, "accuracy/mean/low": "x"})
+    page = report(
+        tmp_path, metrics=rows, gallery=[group(rollouts=[{"text": "a", "total": 10**400, "parts": {"a": None}}])]
+    )
+    assert "not drawn: 20 values that are no usable numbers" in page.text
+    assert "steps with NaN20" in page.text
 
 
 def test_long_runs_give_small_charts() -> None:
