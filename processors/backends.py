@@ -150,8 +150,8 @@ def _refuse_formats(decoder: str, facts: Facts, unable: set[str]) -> None:
         raise Refusal(UNKNOWN_TO_DECODER, f"{decoder} cannot read {facts.format}")
 
 
-READERS: dict[str, Reader] = {"torchcodec": read_torchcodec, "pyav": read_pyav, "decord": read_decord}
-"""In the order in which `auto` tries them."""
+READERS: dict[str, Reader] = {"pyav": read_pyav, "torchcodec": read_torchcodec, "decord": read_decord}
+"""In the order in which `auto` tries them: PyAV reads files that the others give wrong frames of (raw streams, .ts)."""
 
 MEND = {
     "torchcodec": "pip install torchcodec, and install FFmpeg's libraries (Debian, Ubuntu: apt-get install ffmpeg)",

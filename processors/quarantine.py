@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,17 +83,20 @@ class Quarantine:
         if tried >= _JUDGED_FROM and self._bad / tried > self._limit:
             last = f", the last one: {reason}" if reason else ""
             raise DataError(
-                f"{self.path}: {self._bad} of {tried} samples tried ({self._bad / tried:.0%}) have unusable media"
+                f"{self.path}: {self._bad} of {tried} samples tried ({self._bad / tried:.0%}) cannot be used"
                 f"{last}; at most {self._limit:.0%} are allowed: mend the data (files that change are tried again; "
                 "take a mended row's line out of this file) or raise data.max_bad_fraction"
             )
 
     def _append(self, line: bytes) -> None:
         """Whole lines, whoever else writes: one write under a lock, after a newline if the last line was torn."""
-        with self._locked() as descriptor:
-            size = os.fstat(descriptor).st_size
-            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            os.write(descriptor, b"\n" * torn + line)
+        try:
+            with self._locked() as descriptor:
+                size = os.fstat(descriptor).st_size
+                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+                os.write(descriptor, b"\n" * torn + line)
+        except OSError as error:  # a full disk costs the line, not the run; the sample stays banned and counted
+            print(f"mmreason: {self.path}: line not written: {error.strerror}: {line.decode()}", file=sys.stderr)
 
     @contextmanager
     def _locked(self) -> Iterator[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,22 @@ def tiny_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_omni(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny Qwen2.5-Omni checkpoint. Do not write into it."""
     return build_tiny("qwen2_5_omni", tmp_path_factory.mktemp("tiny") / "qwen2_5_omni")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Makes real file systems of a size ("40m"), and takes them away afterwards."""
+    mounted: list[Path] = []
+
+    def mount(size: str) -> Path:
+        folder = tmp_path / f"disk-{size}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting a file system needs root")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)

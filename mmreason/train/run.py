@@ -66,7 +66,9 @@ class Run:
         self.rollouts = HFEngine(self.policy, self.encoder, config.rollout.max_rows)
         # SFT needs no reward to train, but its evaluations have to tell right from wrong.
         self.rewards = RewardPool(config.rewards or (RewardConfig(name="accuracy"),), config.scoring)
-        self.quarantine = Quarantine(self.run_dir / "quarantine.jsonl", config.data.max_bad_fraction, self.engine.rank)
+        # What was noted after the checkpoint is forgotten, so that the steps are made again as they were.
+        noted = self.run_dir / "quarantine.jsonl"
+        self.quarantine = Quarantine(noted, config.data.max_bad_fraction, self.engine.rank, until_step=self.step)
         self.feed = Feed(
             samples,
             self.encoder,
@@ -104,6 +106,7 @@ class Run:
             self.evaluate()
         while self.step < self.config.train.steps:
             self.engine.set_learning_rate(learning_rate_factor(self.config, self.step))
+            self.quarantine.step = self.step + 1
             yield self.step + 1
 
     def finish_step(self, step: int, metrics: Mapping[str, float], *, tokens: int) -> None:

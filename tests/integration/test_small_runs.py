@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mmreason.config import build_config
 from mmreason.demo.media import DemoFiles
 from mmreason.train import open_run, run
 from mmreason.train.collect import sample_groups
-from tests.integration.runs import config, metrics
+from tests.integration.runs import config, metrics, tensors_of, weights
 
 
-def _train(folder: Path, model: Path, data: DemoFiles, **sections: dict[str, Any]) -> list[dict[str, Any]]:
+def _train(folder: Path, model: Path, data: DemoFiles, /, **sections: dict[str, Any]) -> list[dict[str, Any]]:
     run(build_config(config(folder, model, data, "grpo", **sections), "test"))
     return metrics(folder)
 
@@ -42,6 +45,36 @@ def test_a_sample_drawn_twice_gets_other_answers(tiny_omni: Path, demo_data: Dem
     texts = {(group.sample.id, rollout.text) for group in groups for rollout in group.rollouts}
     assert len({group.sample.id for group in groups}) == 2
     assert len(texts) == 16
+
+
+def test_steps_made_again_after_a_bad_gold_are_the_same(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in demo_data.train.read_text().splitlines()]
+    bad = [row for row in rows if row["task"] == "mcq"][::3]
+    for row in bad:
+        row["answer"] = "none of them"
+    file = demo_data.train.with_name("bad-golds.jsonl")
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mine.py").write_text("def length(sample, text):\n    return len(text) % 5 / 5\n")
+    sections: dict[str, Any] = {
+        "rewards": [{"name": "accuracy"}, {"name": f"{tmp_path}/mine.py:length"}],
+        "data": {"train": [{"path": str(file)}]},
+        "train": {"steps": 5, "prompts_per_step": 6, "keep": 9},
+        "grpo": {"max_refills": 2, "drop_constant_groups": False},
+    }
+    _train(tmp_path / "run", tiny_omni, demo_data, **sections)
+    noted = [json.loads(line) for line in (tmp_path / "run/quarantine.jsonl").read_text().splitlines()]
+    assert {line["reason"] for line in noted} == {"bad gold"}
+    assert {line["id"] for line in noted} <= {row["id"] for row in bad}
+    assert max(line["step"] for line in noted) > 2, "there is something to forget"
+    again = tmp_path / "again"
+    shutil.copytree(tmp_path / "run", again)
+    shutil.rmtree(again / "model")
+    for step in (3, 4, 5):
+        shutil.rmtree(again / f"checkpoints/step-{step:08d}")
+    _train(again, tiny_omni, demo_data, **sections)
+    ours, theirs = weights(again), weights(tmp_path / "run")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert any(not torch.equal(theirs[name], tensor) for name, tensor in tensors_of(tiny_omni).items())
 
 
 def test_updates_per_batch(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from mmreason.demo.media import DemoFiles
 from tests.integration.runs import config, finish, metrics, start
@@ -75,35 +72,24 @@ def test_prompts_over_the_budget(tiny_omni: Path, demo_data: DemoFiles, tmp_path
     assert len(metrics(tmp_path / "run")) == 3
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 40 MB: room for three checkpoints of the tiny model."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(mount)], capture_output=True)
-    if made.returncode:
-        pytest.skip("mounting a file system needs root")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)
-
-
 def test_a_disk_that_is_full_when_a_checkpoint_is_due(
-    tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path, small_disk: Path
+    tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path, small_disk: Callable[[str], Path]
 ) -> None:
-    ballast = small_disk / "ballast"
+    disk = small_disk("40m")  # room for three checkpoints of the tiny model
+    ballast = disk / "ballast"
     ballast.write_bytes(bytes(25_000_000))
     train = {"steps": 3, "prompts_per_step": 2, "save_every": 1, "keep": 3}
-    values = config(small_disk / "run", tiny_omni, demo_data, "sft", train=train)
+    values = config(disk / "run", tiny_omni, demo_data, "sft", train=train)
     output = finish(start(values, tmp_path), expect=2)
     assert "the disk is full; free some space" in output
     assert "Traceback" not in output
-    assert len(metrics(small_disk / "run")) == 3, "a checkpoint that failed did not stop the training"
-    assert list((small_disk / "run/checkpoints").glob("step-*/manifest.json"))
-    assert not (small_disk / "run/model").exists()
+    assert len(metrics(disk / "run")) == 3, "a checkpoint that failed did not stop the training"
+    assert list((disk / "run/checkpoints").glob("step-*/manifest.json"))
+    assert not (disk / "run/model").exists()
     ballast.unlink()
     assert "resumed from" in finish(start(values, tmp_path))
-    assert (small_disk / "run/model/config.json").is_file()
-    assert [line["step"] for line in metrics(small_disk / "run")] == [1, 2, 3]
+    assert (disk / "run/model/config.json").is_file()
+    assert [line["step"] for line in metrics(disk / "run")] == [1, 2, 3]
 
 
 def test_a_run_dir_that_cannot_be_made(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -180,3 +182,16 @@ def test_several_processes_write_whole_lines(tmp_path: Path) -> None:
     running = [subprocess.Popen([sys.executable, "-c", code, path, str(rank)]) for rank in range(3)]
     assert [process.wait(60) for process in running] == [0, 0, 0]
     assert len({line["id"] for line in lines(tmp_path / "q.jsonl")}) == 600
+
+
+def test_a_full_disk_costs_the_line_and_not_the_run(
+    small_disk: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = small_disk("64k")
+    quarantine = Quarantine(disk / "quarantine.jsonl", 0.5)
+    with contextlib.suppress(OSError), (disk / "ballast").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert quarantine.add("a", "/d/a.mp4", "corrupt")
+    assert "a" in quarantine
+    assert "line not written: No space left on device" in capsys.readouterr().err
