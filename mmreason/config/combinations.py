@@ -73,6 +73,15 @@ def _something_is_trained(config: RunConfig) -> Iterator[str]:
         yield "model.freeze: every part is frozen and model.lora is unset, so nothing would be trained"
 
 
+def _adapters_are_in_the_language_model(config: RunConfig) -> Iterator[str]:
+    if not config.model.lora:
+        return
+    if "language" in config.model.freeze:
+        yield "model.freeze: language is frozen, but model.lora trains adapters in it; take it out, or drop model.lora"
+    for part in sorted(set(config.train.learning_rates) - {"language"}):
+        yield f"train.learning_rates.{part}: with model.lora only adapters in language are trained; drop this key"
+
+
 def _warmup_ends(config: RunConfig) -> Iterator[str]:
     warmup, steps = config.train.warmup_steps, config.train.steps
     if warmup > steps:
@@ -97,6 +106,7 @@ _CHECKS = (
     _prompts_divide,
     _rates_of_trained_parts,
     _something_is_trained,
+    _adapters_are_in_the_language_model,
     _warmup_ends,
     _deepspeed_file,
 )

@@ -168,6 +168,11 @@ rewards: [{nam: accuracy}]
     ]
 
 
+def test_adapters_train_nothing_outside_the_language_model(tmp_path: Path) -> None:
+    lines = mistakes(tmp_path, GRPO, "model.lora.rank=4", "model.freeze=[language]", "train.learning_rates.projector=1")
+    assert [line.split(": ")[0] for line in lines] == ["model.freeze", "train.learning_rates.projector"]
+
+
 def test_missing_and_wrong_sections_leave_the_rest_to_be_checked(tmp_path: Path) -> None:
     lines = mistakes(tmp_path, "media: 3\ntrain: {method: sft, steps: 1, warmup_steps: 2}\n")
     assert [line.split(": ")[0] for line in lines] == ["run_dir", "model", "media", "train.warmup_steps"]
