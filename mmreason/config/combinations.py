@@ -74,11 +74,8 @@ def _something_is_trained(config: RunConfig) -> Iterator[str]:
 
 
 def _adapters_are_in_the_language_model(config: RunConfig) -> Iterator[str]:
-    if not config.model.lora:
-        return
-    if "language" in config.model.freeze:
-        yield "model.freeze: language is frozen, but model.lora trains adapters in it; take it out, or drop model.lora"
-    for part in sorted(set(config.train.learning_rates) - {"language"}):
+    ignored = set(config.train.learning_rates) - {"language"} if config.model.lora else set()
+    for part in sorted(ignored):
         yield f"train.learning_rates.{part}: with model.lora only adapters in language are trained; drop this key"
 
 
