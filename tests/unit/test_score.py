@@ -128,10 +128,13 @@ def test_a_pipe_is_written_and_not_replaced(tmp_path: Path) -> None:
     source, pipe = write(tmp_path / "c.jsonl", row(id="q1"), row(id="q2")), tmp_path / "pipe"
     os.mkfifo(pipe)
     with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
-        score_file(source, REWARDS[:1], pipe)
         assert reader.stdout is not None
-        assert [json.loads(line)["id"] for line in reader.stdout] == ["q1", "q2"]
-    assert stat.S_ISFIFO(pipe.stat().st_mode)
+        try:
+            score_file(source, REWARDS[:1], pipe)
+            assert stat.S_ISFIFO(pipe.stat().st_mode)
+            assert [json.loads(line)["id"] for line in reader.stdout] == ["q1", "q2"]
+        finally:
+            reader.kill()  # it would wait for ever on a pipe that is gone
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -156,7 +159,7 @@ def test_a_file_keeps_its_content_until_all_is_written(tmp_path: Path) -> None:
 def feed(pipe: Path, *rows: Any) -> threading.Thread:
     """Write rows into a pipe as soon as somebody reads it."""
     os.mkfifo(pipe)
-    writer = threading.Thread(target=write, args=(pipe, *rows))
+    writer = threading.Thread(target=write, args=(pipe, *rows), daemon=True)
     writer.start()
     return writer
 
@@ -165,7 +168,7 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     writer = feed(pipe, row(), row(id="q2"))
     summary = score_file(pipe, REWARDS[:1], tmp_path / "out.jsonl")
-    writer.join()
+    writer.join(timeout=10)
     assert summary.lines == 2
     assert [line["id"] for line in read(tmp_path / "out.jsonl")] == ["pipe:1", "q2"]
 
@@ -176,7 +179,7 @@ def test_a_bad_line_of_a_pipe_is_named_after_the_pipe(tmp_path: Path, bad: Any) 
     writer = feed(pipe, row(), bad)
     with pytest.raises(DataError, match=f"^{pipe}:2: "):
         score_file(pipe, REWARDS[:1], tmp_path / "out.jsonl")
-    writer.join()
+    writer.join(timeout=10)
 
 
 @pytest.mark.parametrize("out", [".", "..", ""])
