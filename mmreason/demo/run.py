@@ -126,7 +126,9 @@ class _Demo:
         values["data"]["train"] = [{"path": str(self.data.sft if method == "sft" else self.data.train)}]
         values["data"]["eval"] = [{"path": str(self.data.eval)}]
         values["media"]["cache_dir"] = str(self.folder / "cache")
-        values["train"]["steps"] = steps or max(1, round(self.share * values["train"]["steps"]))
+        train = values["train"]
+        train["steps"] = steps or max(1, round(self.share * train["steps"]))
+        train["warmup_steps"] = min(train["warmup_steps"], train["steps"])
         return build_config(values, f"{method}.yaml")
 
 
