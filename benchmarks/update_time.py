@@ -30,6 +30,7 @@ from mmreason.config import ModelConfig
 from mmreason.demo.tiny import build_tiny
 from mmreason.policy.head import ScoringPlan
 from mmreason.policy.policy import Policy, load_policy
+from mmreason.policy.positions import expand_ids
 from mmreason.types import MediaTensors, Segment, Tree
 
 ANSWER = 64
@@ -102,7 +103,7 @@ def make_tree(policy: Policy, kind: str, tokens: int, group: int) -> Tree:
         kwargs = {"pixel_values": torch.randn(patches, 3 * 2 * 14 * 14), "image_grid_thw": torch.tensor([grid])}
         media = (MediaTensors(kind="image", kwargs=kwargs, tokens=patches // 4, grid=grid),)
         start, end = policy.rules.wrapper["image"]
-        block = policy.expand(torch.tensor([start, policy.rules.placeholder["image"], end]), media)
+        block = expand_ids(torch.tensor([start, policy.rules.placeholder["image"], end]), media, policy.rules)
         ids = torch.cat([block, ids[len(block) :]])
     prompt = Segment(kind="prompt", ids=ids, loss_mask=torch.zeros(tokens, dtype=torch.bool), media=media)
     answers = [

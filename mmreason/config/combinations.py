@@ -79,6 +79,12 @@ def _adapters_are_in_the_language_model(config: RunConfig) -> Iterator[str]:
         yield f"train.learning_rates.{part}: with model.lora only adapters in language are trained; drop this key"
 
 
+def _warmup_ends(config: RunConfig) -> Iterator[str]:
+    warmup, steps = config.train.warmup_steps, config.train.steps
+    if warmup > steps:
+        yield f"train.warmup_steps: {warmup} is more than train.steps ({steps}), so the peak would not be reached"
+
+
 def _deepspeed_file(config: RunConfig) -> Iterator[str]:
     if config.train.deepspeed is not None and not Path(config.train.deepspeed).is_file():
         yield (
@@ -98,5 +104,6 @@ _CHECKS = (
     _rates_of_trained_parts,
     _something_is_trained,
     _adapters_are_in_the_language_model,
+    _warmup_ends,
     _deepspeed_file,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,7 +41,7 @@ def run(config: RunConfig) -> Path:
     finally:
         opened.close()
     if opened.engine.is_main:
-        write_report(opened.run_dir, title=opened.run_dir.name)
+        _report(opened.run_dir)
     return folder
 
 
@@ -54,6 +55,13 @@ def open_run(config: RunConfig) -> Run:
     if config.train.method in DATA_CHECKS:
         DATA_CHECKS[config.train.method](samples)
     return Run(config, samples, eval_samples)
+
+
+def _report(run_dir: Path) -> None:
+    try:
+        write_report(run_dir, title=run_dir.name)
+    except OSError as error:  # the model is saved; `mmreason report` makes the page when there is room for it
+        print(f"mmreason: {run_dir}: report.html not written: {error.strerror}", file=sys.stderr)
 
 
 @contextlib.contextmanager

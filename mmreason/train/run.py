@@ -52,6 +52,9 @@ class Run:
 
     def __init__(self, config: RunConfig, samples: Sequence[Sample], eval_samples: Sequence[Sample]) -> None:
         self.config, self.run_dir = config, Path(config.run_dir)
+        # First, because a misspelt reward should not wait for a model to load. SFT needs none to train, but its
+        # evaluations have to tell right from wrong.
+        self.rewards = RewardPool(config.rewards or (RewardConfig(name="accuracy"),), config.scoring)
         self.engine = Engine(config.train)
         resumed = self._find_checkpoint()
         self.fresh = resumed is None
@@ -64,8 +67,6 @@ class Run:
         policy = self.policy
         self.encoder = Encoder(policy.processor, policy.tokenizer, policy.rules, self.pipeline, config.data)
         self.rollouts = HFEngine(self.policy, self.encoder, config.rollout.max_rows)
-        # SFT needs no reward to train, but its evaluations have to tell right from wrong.
-        self.rewards = RewardPool(config.rewards or (RewardConfig(name="accuracy"),), config.scoring)
         # What was noted after the checkpoint is forgotten, so that the steps are made again as they were.
         noted = self.run_dir / "quarantine.jsonl"
         self.quarantine = Quarantine(noted, config.data.max_bad_fraction, self.engine.rank, until_step=self.step)

@@ -130,7 +130,7 @@ model: {path: m, trust_remote_code: true, freeze: [vision, audio, projector, lan
 rollout: {n: 1}
 media: {video_min_frames: 9, video_max_frames: 8, image_min_pixels: 100, image_max_pixels: 50, video_max_pixels: 9}
 grpo: {updates_per_batch: 3}
-train: {learning_rates: {vision: 1e-5}, deepspeed: no/zero.json}
+train: {learning_rates: {vision: 1e-5}, steps: 5, warmup_steps: 6, deepspeed: no/zero.json}
 """
     assert [line.split(": ")[0] for line in mistakes(tmp_path, text)] == [
         "model.trust_remote_code",
@@ -142,6 +142,7 @@ train: {learning_rates: {vision: 1e-5}, deepspeed: no/zero.json}
         "grpo.updates_per_batch",
         "train.learning_rates.vision",
         "model.freeze",
+        "train.warmup_steps",
         "train.deepspeed",
     ]
 
