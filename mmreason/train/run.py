@@ -315,7 +315,9 @@ class Run:
 
 def fingerprint(policy: Policy) -> str:
     """Hash of the names and shapes of all parameters: tells checkpoints of different models apart."""
-    shapes = sorted((name, tuple(parameter.shape)) for name, parameter in policy.model.named_parameters())
+    named = policy.model.named_parameters()
+    # ds_shape: where ZeRO-3 has split it up, a parameter's own shape is (0,).
+    shapes = sorted((name, tuple(getattr(parameter, "ds_shape", parameter.shape))) for name, parameter in named)
     return hashlib.sha256(repr(shapes).encode()).hexdigest()
 
 
