@@ -120,9 +120,12 @@ def _train(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, args.overrides)
     _quiet_libraries()
-    from mmreason.train import run  # imports torch: a wrong config is refused before that
+    from mmreason.train import StopRequested, run  # imports torch: a wrong config is refused before that
 
-    folder = run(config)
+    try:
+        folder = run(config)
+    except StopRequested:
+        return 0  # what was asked for; the same command goes on
     if os.environ.get("RANK", "0") == "0":
         _show(folder)
     return 0
@@ -131,8 +134,12 @@ def _train(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
     _quiet_libraries()
     from mmreason.demo.run import main as demo
+    from mmreason.train import StopRequested
 
-    demo(args.folder, seed=args.seed, control=not args.no_control)
+    try:
+        demo(args.folder, seed=args.seed, control=not args.no_control)
+    except StopRequested:
+        print("mmreason: stopped; the same command goes on", file=sys.stderr)
     return 0
 
 

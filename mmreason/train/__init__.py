@@ -20,15 +20,17 @@ from mmreason.train.run import Run, StopRequested
 from mmreason.train.sft import require_demos, train_sft
 from mmreason.types import Sample
 
+__all__ = ["METHODS", "StopRequested", "open_run", "run"]
+
 METHODS: dict[str, Callable[[Run], None]] = {"sft": train_sft, "grpo": train_grpo}
 DATA_CHECKS: dict[str, Callable[[list[Sample]], None]] = {"sft": require_demos}
 
 
 def run(config: RunConfig) -> Path:
-    """Train to the end, or until SIGTERM / SIGINT, which save first. Returns the folder of the trained model.
+    """Train to the end. Returns the folder of the trained model.
 
-    Raises an MMReasonError when config, data, model or disk do not allow it. A stopped run is continued by calling
-    this again with the same config.
+    Raises an MMReasonError when config, data, model or disk do not allow it, and StopRequested when SIGTERM or SIGINT
+    came, after saving: the run is continued by calling this again with the same config.
     """
     opened = open_run(config)
     try:
@@ -37,11 +39,11 @@ def run(config: RunConfig) -> Path:
             folder = opened.export()
     except StopRequested:
         opened.save(must=True)
-        folder = opened.run_dir
+        raise
     finally:
         opened.close()
-    if opened.engine.is_main:
-        _report(opened.run_dir)
+        if opened.engine.is_main:
+            _report(opened.run_dir)
     return folder
 
 

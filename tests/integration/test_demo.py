@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from mmreason.demo.run import main
 from mmreason.errors import ConfigError
-from tests.integration.runs import metrics
+from tests.integration.runs import finish, metrics
 
 
 def test_every_stage_runs_and_the_same_command_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,6 +28,21 @@ def test_every_stage_runs_and_the_same_command_continues(tmp_path: Path, capsys:
     assert metrics(tmp_path / "grpo", "eval") == before, "nothing was trained twice"
     with pytest.raises(ConfigError, match=r"holds a demo of .*'seed': 1.*give another folder"):
         main(tmp_path, seed=2, share=0.02)
+
+
+def test_a_stopped_demo_stops(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mmreason.cli", "demo", "run", "--no-control"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log, deadline = tmp_path / "run/sft/metrics.jsonl", time.monotonic() + 200
+    while not (log.exists() and '"kind": "train"' in log.read_text()):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.terminate()
+    output = finish(process)
+    assert "mmreason: stopped; the same command goes on" in output
+    assert list((tmp_path / "run/sft/checkpoints").glob("step-*/manifest.json"))
+    assert not (tmp_path / "run/grpo").exists()
 
 
 @pytest.mark.slow
