@@ -15,7 +15,7 @@ help: ## List the targets
 
 venv: $(STAMP) ## Make .venv with everything in it (also done by the other targets)
 
-demo: $(STAMP) ## Train a tiny omni model on images, video, audio and text; about 6 minutes on 2 cores
+demo: $(STAMP) ## Train a tiny omni model on images, video, audio and text; 4 to 6 minutes on 2 cores
 	$(BIN)/mmreason demo
 
 test: $(STAMP) ## Run all tests; they need no network and no GPU

@@ -1,7 +1,8 @@
 """The `mmreason` command. Each verb imports what it needs when it runs, so that `--help` is there at once.
 
 A mistake of the user's is one line on standard error (a config's mistakes: one line each) and exit status 2; 130 after
-Ctrl-C, 143 after SIGTERM. `--debug` shows the traceback instead.
+Ctrl-C, 143 after SIGTERM. `--debug` shows the traceback instead. `train` and `demo` save first on either signal and
+exit with 0.
 """
 
 from __future__ import annotations

@@ -138,7 +138,10 @@ def _lines(path: Path, file: Path, root: Path | None) -> Iterator[tuple[Sample, 
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise DataError(f"{origin}: completions: expected a list of texts, got {_short(texts)}")
         if root is None and "messages" in fields:
-            fields["messages"] = _with_absolute_paths(fields["messages"], path.parent.absolute())
+            try:
+                fields["messages"] = _with_absolute_paths(fields["messages"], path.parent.absolute())
+            except RecursionError as error:
+                raise DataError(f"{origin}: messages: nested without end") from error
         sample = sample_from_row(fields, origin, root or Path("/"), messages_required=False)
         yield sample, [Rollout(text=text) for text in texts]
 

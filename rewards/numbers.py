@@ -47,7 +47,7 @@ _CHANGED_BEFORE = re.compile(
 _CHANGED_AFTER = re.compile(
     r"\s*(?:[\^!]|\+\s*[a-z]|/\s*[a-z]\b|\\(?:sqrt|pi|log))|\s+\*\s*[a-z]|\*[a-z]|\([a-z]\b"  # 5!, 5/x, 5(x + 1)
     r"|\s*[\u5341\u767e\u5343\u4e07\u842c\u4ebf\u5104\u5146]"  # tens to trillions in Chinese and Japanese
-    r"|\s+(?:k|bn|mn|x|y|z|n|pi|\u03c0|squared|cubed|factorial|dozens?|hundreds|(?:thou|mill|bill|trill)\w*s)\b"
+    r"|\s+(?:(?-i:[kxyzn])|bn|mn|pi|\u03c0|squared|cubed|factorial|dozens?|hundreds|(?:thou|mill|bill|trill)\w*s)\b"
     r"|[\s-]+(?:half|halves|thirds?|quarters?|(?:four|fif|six|seven|eigh|nin|ten)ths?)\b"
     r"|\s+and\s+(?:an?|one|two|three)\s+(?:half|third|quarter|fourth|fifth)",
     re.IGNORECASE,

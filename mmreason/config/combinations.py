@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -79,18 +78,10 @@ def _adapters_are_in_the_language_model(config: RunConfig) -> Iterator[str]:
         yield f"train.learning_rates.{part}: with model.lora only adapters in language are trained; drop this key"
 
 
-def _warmup_ends(config: RunConfig) -> Iterator[str]:
-    warmup, steps = config.train.warmup_steps, config.train.steps
-    if warmup > steps:
-        yield f"train.warmup_steps: {warmup} is more than train.steps ({steps}), so the peak would not be reached"
-
-
-def _deepspeed_file(config: RunConfig) -> Iterator[str]:
-    if config.train.deepspeed is not None and not Path(config.train.deepspeed).is_file():
-        yield (
-            f"train.deepspeed: {config.train.deepspeed!r} is no file (relative paths start at the current folder, "
-            f"{Path.cwd()}); give the path of a DeepSpeed JSON"
-        )
+def _answers_fit_in_a_row(config: RunConfig) -> Iterator[str]:
+    answer, row = config.rollout.max_new_tokens, config.train.row_tokens
+    if config.train.method == "grpo" and answer >= row:
+        yield f"rollout.max_new_tokens: {answer} leaves no room for a prompt in a row of train.row_tokens ({row})"
 
 
 _CHECKS = (
@@ -104,6 +95,5 @@ _CHECKS = (
     _rates_of_trained_parts,
     _something_is_trained,
     _adapters_are_in_the_language_model,
-    _warmup_ends,
-    _deepspeed_file,
+    _answers_fit_in_a_row,
 )

@@ -21,6 +21,7 @@ from mmreason.demo.media import DemoFiles, write_demo_data
 from mmreason.demo.tiny import build_tiny
 from mmreason.errors import ConfigError
 from mmreason.train import run
+from mmreason.train.checkpoint import write_json
 
 MODALITIES = ("image", "video", "audio", "text")
 
@@ -116,7 +117,7 @@ class _Demo:
         counts = {name: max(20, round(self.share * count)) for name, count in settings["data"].items()}
         write_demo_data(self.folder / "data", seed=self.seed, **counts)
         build_tiny("qwen2_5_omni", self.model, seed=self.seed, corpus=_texts(self.data), **settings["model"])
-        marker.write_text(json.dumps(mine))
+        write_json(marker, mine)
 
     def stage(self, method: str, name: str, model: Path, steps: int | None = None) -> RunConfig:
         """The shipped config of a method with this demo's paths, checked like any user's config."""
@@ -128,7 +129,6 @@ class _Demo:
         values["media"]["cache_dir"] = str(self.folder / "cache")
         train = values["train"]
         train["steps"] = steps or max(1, round(self.share * train["steps"]))
-        train["warmup_steps"] = min(train["warmup_steps"], train["steps"])
         return build_config(values, f"{method}.yaml")
 
 

@@ -15,6 +15,7 @@ from mmreason.config import RunConfig
 from mmreason.data import load_all
 from mmreason.errors import ConfigError
 from mmreason.report import write_report
+from mmreason.rewards import check_rewards
 from mmreason.train.grpo import train_grpo
 from mmreason.train.run import Run, StopRequested
 from mmreason.train.sft import require_demos, train_sft
@@ -37,13 +38,13 @@ def run(config: RunConfig) -> Path:
         with _stop_signals(opened):
             METHODS[config.train.method](opened)
             folder = opened.export()
+        _report(opened)
     except StopRequested:
         opened.save(must=True)
+        _report(opened)
         raise
     finally:
         opened.close()
-        if opened.engine.is_main:
-            _report(opened.run_dir)
     return folder
 
 
@@ -51,6 +52,7 @@ def open_run(config: RunConfig) -> Run:
     """Load data and model; resume if `run_dir` holds a checkpoint."""
     if not config.data.train:
         raise ConfigError("data.train: empty; name at least one data file")
+    check_rewards(config.rewards)  # a misspelt one should not wait for data and model
     torch.manual_seed(config.seed)
     samples = load_all(config.data, "train")
     eval_samples = load_all(config.data, "eval") if config.data.eval else []
@@ -59,11 +61,13 @@ def open_run(config: RunConfig) -> Run:
     return Run(config, samples, eval_samples)
 
 
-def _report(run_dir: Path) -> None:
+def _report(opened: Run) -> None:
+    if not opened.engine.is_main:
+        return
     try:
-        write_report(run_dir, title=run_dir.name)
-    except OSError as error:  # the model is saved; `mmreason report` makes the page when there is room for it
-        print(f"mmreason: {run_dir}: report.html not written: {error.strerror}", file=sys.stderr)
+        write_report(opened.run_dir, title=opened.run_dir.name)
+    except OSError as error:  # all else is saved; `mmreason report` makes the page when there is room for it
+        print(f"mmreason: {opened.run_dir}: report.html not written: {error.strerror}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ torn: it is renamed to *.torn, with a warning, and the one before it is used.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -76,7 +77,8 @@ def latest(run_dir: Path) -> Path | None:
             return folder
         warnings.warn(f"{folder}: {fault}; using the checkpoint before it", TornCheckpointWarning, stacklevel=2)
         shutil.rmtree(folder.with_suffix(".torn"), ignore_errors=True)
-        folder.rename(folder.with_suffix(".torn"))
+        with contextlib.suppress(OSError):  # a folder of another user: saving will say so
+            folder.rename(folder.with_suffix(".torn"))
     return None
 
 

@@ -60,9 +60,12 @@ def sample_groups(run: Run, step: int, attempt: int, count: int) -> list[Rollout
     with run.timed("encode"):
         prompts = run.feed.take(count)
     ids = [sample.id for sample, _ in prompts]
-    seeds = [  # the place among samples of the same id: a small data set may give one twice
-        [seed_of(config.seed, step, attempt, id, ids[:place].count(id), index) for index in range(config.rollout.n)]
-        for place, id in enumerate(ids)
+    engine = run.engine
+    # A small data set may give a sample twice, to one process or to two.
+    times = [engine.rank + engine.world * ids[:place].count(id) for place, id in enumerate(ids)]
+    seeds = [
+        [seed_of(config.seed, step, attempt, id, time, index) for index in range(config.rollout.n)]
+        for id, time in zip(ids, times, strict=True)
     ]
     with run.timed("rollout"):
         answers = run.rollouts.generate([prompt for _, prompt in prompts], config.rollout.n, sampling(config), seeds)

@@ -73,13 +73,12 @@ def branch(path: Sequence[Segment], advantage: float, *, first: int) -> list[Seg
 def prepare(run: Run, trees: Sequence[Tree]) -> Iterator[list[Batch]]:
     """Rows for each optimizer step of this batch; an empty list where no process has anything to train on.
 
-    Trees are dealt out by their place among those of all processes, so that no number of processes changes how many
-    steps there are.
+    Trees are dealt out by their place in the epoch's order, in which processes take turns, so that no number of
+    processes changes how many steps there are.
     """
     parts = run.config.grpo.updates_per_batch
-    first = sum(run.engine.gather(len(trees))[: run.engine.rank])
     for part in range(parts):
-        mine = [tree for place, tree in enumerate(trees, first) if place % parts == part]
+        mine = [tree for i, tree in enumerate(trees) if (i * run.engine.world + run.engine.rank) % parts == part]
         weighed, counts = weigh(run, mine, run.config.train.aggregation)
         yield rows_of(run, weighed) if counts.tokens else []
 

@@ -40,7 +40,7 @@ from mmreason.train.metrics import MetricsLog, Progress, Stopwatch
 from mmreason.types import RolloutGroup, Sample, Segment
 
 ANNOUNCED = 10
-"""How many different problems (reward errors, quarantined files) a run prints; all are counted and logged."""
+"""How many different reward errors each process prints; all are counted."""
 
 
 class StopRequested(Exception):
@@ -52,21 +52,22 @@ class Run:
 
     def __init__(self, config: RunConfig, samples: Sequence[Sample], eval_samples: Sequence[Sample]) -> None:
         self.config, self.run_dir = config, Path(config.run_dir)
-        # First, because a misspelt reward should not wait for a model to load. SFT needs none to train, but its
-        # evaluations have to tell right from wrong.
-        self.rewards = RewardPool(config.rewards or (RewardConfig(name="accuracy"),), config.scoring)
         self.engine = Engine(config.train)
         resumed = self._find_checkpoint()
         self.fresh = resumed is None
         self.step = 0 if resumed is None else int(checkpoint.read_state(resumed)["step"])
+        if resumed is not None:
+            require_same(resumed, self._settings())
         self.policy = self._load_policy(resumed)
         if resumed is not None:
-            self._require_same_run(resumed)
+            require_same(resumed, self._model())
         traits = self.policy.family.traits(self.policy.base.config)
         self.pipeline = MediaPipeline(config.media, traits, self.policy.processor, config.data.media_root)
         policy = self.policy
         self.encoder = Encoder(policy.processor, policy.tokenizer, policy.rules, self.pipeline, config.data)
         self.rollouts = HFEngine(self.policy, self.encoder, config.rollout.max_rows)
+        # SFT needs no reward to train, but its evaluations have to tell right from wrong.
+        self.rewards = RewardPool(config.rewards or (RewardConfig(name="accuracy"),), config.scoring)
         # What was noted after the checkpoint is forgotten, so that the steps are made again as they were.
         noted = self.run_dir / "quarantine.jsonl"
         self.quarantine = Quarantine(noted, config.data.max_bad_fraction, self.engine.rank, until_step=self.step)
@@ -153,15 +154,15 @@ class Run:
     def _over_budget(self, sample: Sample, prompt: Segment) -> BudgetError | None:
         """Why this sample can never be trained on: with an answer it may not fit in a row."""
         train = self.config.train
-        longest = self.config.rollout.max_new_tokens
+        longest, setting = self.config.rollout.max_new_tokens, "rollout.max_new_tokens"
         if train.method == "sft":
-            longest = max(self.encoder.demo(text).ids.shape[0] for text in sample.demos)
+            longest, setting = max(self.encoder.demo(text).ids.shape[0] for text in sample.demos), "its demos"
         tokens = prompt.ids.shape[0] + longest
         if tokens <= train.row_tokens:
             return None
         return BudgetError(
             f"{sample.id}: prompt over budget: {tokens} tokens with its answer > train.row_tokens "
-            f"({train.row_tokens}); raise it, or lower rollout.max_new_tokens or media.*_max_pixels"
+            f"({train.row_tokens}); raise it, or lower {setting} or media.*_max_pixels"
         )
 
     def share(self, total: int) -> int:
@@ -246,32 +247,26 @@ class Run:
                 save_file(self._trained_tensors(state), folder / "adapters.safetensors")
             else:
                 self.policy.save_pretrained(folder / "model", state_dict=state)
-            checkpoint.write_json(folder / "state.json", {"step": self.step, **self._identity()})
+            checkpoint.write_json(folder / "state.json", {"step": self.step, **self._settings(), **self._model()})
 
     def _write_rest(self, folder: Path) -> None:
         """Optimizer, data position and random state; every process writes its part."""
         self.engine.save_optimizer(folder)
         checkpoint.write_json(folder / f"rank-{self.engine.rank}.json", self._before)
 
-    def _identity(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
+        """What a checkpoint must have been written with, as far as the config tells."""
+        lora = self.config.model.lora
         return {
             "world": self.engine.world,
             "method": self.config.train.method,
             "model": self.config.model.path,
-            "lora": None if self.config.model.lora is None else self.config.model.lora.model_dump(mode="json"),
-            "family": self.policy.family.name,
-            "shapes": fingerprint(self.policy),
+            "lora": None if lora is None else lora.model_dump(mode="json"),
         }
 
-    def _require_same_run(self, folder: Path) -> None:
-        """Raises CheckpointError when the checkpoint is of another run. Nothing has been touched by then."""
-        stored = checkpoint.read_state(folder)
-        for key, mine in self._identity().items():
-            if stored[key] != mine:
-                raise CheckpointError(
-                    f"{folder}: was written with {key} {stored[key]!r}, this run has {mine!r}; "
-                    "use the same setting, or a new run_dir"
-                )
+    def _model(self) -> dict[str, Any]:
+        """The same, as the loaded model tells."""
+        return {"family": self.policy.family.name, "shapes": fingerprint(self.policy)}
 
     def _find_checkpoint(self) -> Path | None:
         try:
@@ -286,8 +281,6 @@ class Run:
         model = self.config.model
         weights = resumed / "model" if resumed is not None and not model.lora else None
         if weights is not None:
-            if not weights.is_dir():
-                raise CheckpointError(f"{resumed}: holds adapters, but model.lora is not set; use a new run_dir")
             model = model.model_copy(update={"path": str(weights)})
         policy = load_policy(model, self.engine.device)
         if model.lora and resumed is not None:
@@ -311,6 +304,17 @@ class Run:
         self.rollouts.weight_version = self.step
         if self.engine.is_main:
             self.progress.say(f"mmreason: resumed from {folder} (step {self.step})")
+
+
+def require_same(folder: Path, mine: Mapping[str, Any]) -> None:
+    """Raises CheckpointError when a checkpoint was written with other values of these."""
+    stored = checkpoint.read_state(folder)
+    for key, value in mine.items():
+        if stored[key] != value:
+            raise CheckpointError(
+                f"{folder}: was written with {key} {stored[key]!r}, this run has {value!r}; "
+                "use the same setting, or a new run_dir"
+            )
 
 
 def fingerprint(policy: Policy) -> str:

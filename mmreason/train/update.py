@@ -50,7 +50,7 @@ def _complete(row: Batch) -> Batch:
 
 
 def update(run: Run, rows: Sequence[Batch], loss: RowLoss, temperature: float) -> dict[str, float]:
-    """One optimizer step over these rows. Metrics are sums over rows and processes of weighted sums, i.e. means.
+    """One optimizer step over these rows. Metrics are sums over rows and processes.
 
     `tokens/repeated`: how many of the forwarded tokens stand in two rows because their tree had to be split.
     """

@@ -12,6 +12,7 @@ import torch
 
 from mmreason.config import build_config
 from mmreason.demo.media import DemoFiles
+from mmreason.errors import CheckpointError
 from mmreason.train import open_run, run
 from mmreason.train.collect import sample_groups
 from tests.integration.runs import config, metrics, tensors_of, weights
@@ -75,6 +76,16 @@ def test_steps_made_again_after_a_bad_gold_are_the_same(tiny_omni: Path, demo_da
     ours, theirs = weights(again), weights(tmp_path / "run")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert any(not torch.equal(theirs[name], tensor) for name, tensor in tensors_of(tiny_omni).items())
+
+
+def test_a_checkpoint_of_other_adapters_is_refused_in_one_line(
+    tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path
+) -> None:
+    train = {"steps": 1, "prompts_per_step": 2}
+    _train(tmp_path, tiny_omni, demo_data, train=train)
+    for lora in ({"rank": 4}, {"rank": 4, "alpha": 64}):
+        with pytest.raises(CheckpointError, match="was written with lora None, this run has"):
+            _train(tmp_path, tiny_omni, demo_data, train=train, model={"lora": lora})
 
 
 def test_updates_per_batch(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:

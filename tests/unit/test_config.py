@@ -130,7 +130,7 @@ model: {path: m, trust_remote_code: true, freeze: [vision, audio, projector, lan
 rollout: {n: 1}
 media: {video_min_frames: 9, video_max_frames: 8, image_min_pixels: 100, image_max_pixels: 50, video_max_pixels: 9}
 grpo: {updates_per_batch: 3}
-train: {learning_rates: {vision: 1e-5}, steps: 5, warmup_steps: 6, deepspeed: no/zero.json}
+train: {learning_rates: {vision: 1e-5}, row_tokens: 512}
 """
     assert [line.split(": ")[0] for line in mistakes(tmp_path, text)] == [
         "model.trust_remote_code",
@@ -142,8 +142,7 @@ train: {learning_rates: {vision: 1e-5}, steps: 5, warmup_steps: 6, deepspeed: no
         "grpo.updates_per_batch",
         "train.learning_rates.vision",
         "model.freeze",
-        "train.warmup_steps",
-        "train.deepspeed",
+        "rollout.max_new_tokens",
     ]
 
 
@@ -174,13 +173,8 @@ def test_adapters_train_nothing_outside_the_language_model(tmp_path: Path) -> No
 
 
 def test_missing_and_wrong_sections_leave_the_rest_to_be_checked(tmp_path: Path) -> None:
-    lines = mistakes(tmp_path, "media: 3\ntrain: {method: sft, deepspeed: no.json}\n")
-    assert [line.split(": ")[0] for line in lines] == ["run_dir", "model", "media", "train.deepspeed"]
-
-
-def test_a_deepspeed_file_that_exists_is_taken(tmp_path: Path) -> None:
-    (tmp_path / "zero.json").write_text("{}")
-    assert load_config(write(tmp_path, GRPO), [f"train.deepspeed={tmp_path}/zero.json"]).train.deepspeed
+    lines = mistakes(tmp_path, "media: 3\ntrain: {method: grpo, row_tokens: 512}\n")
+    assert [line.split(": ")[0] for line in lines] == ["run_dir", "model", "media", "rewards", "rollout.max_new_tokens"]
 
 
 def test_lora_trains_even_when_every_part_is_frozen(tmp_path: Path) -> None:

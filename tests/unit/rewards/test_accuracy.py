@@ -416,3 +416,11 @@ def test_any_text_gets_a_value_between_0_and_1(text: str, task: str) -> None:
         (score,) = bind("accuracy", {"variant": variant})(question, [Rollout(text=f"<answer>{text}</answer>")])
         assert score.total is not None
         assert 0 <= score.total <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("10 N", 10), ("12 N/m", 12), ("300 K", 300), ("4 k", None), ("3 x", None)]
+)
+def test_a_unit_of_one_letter_is_told_from_a_factor(text: str, value: float | None) -> None:
+    found = read_number(text)
+    assert (found.value if found else None) == value
