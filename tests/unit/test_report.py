@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,23 @@ def test_hostile_texts_are_shown_as_text(tmp_path: Path) -> None:
     assert not page.all("script")
     assert not [one for one in page.all("img") if one.get("src") == "x"]
     assert page.text.count("alert(1)") >= 8  # shown, not swallowed
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="Chromium is not installed")
+def test_a_browser_shows_the_page_and_runs_nothing_of_it(tmp_path: Path) -> None:
+    attack = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
+    rollout = {"text": attack, "total": 0.0, "parts": {"accuracy": 0.0}, "finish_reason": "stop"}
+    metrics = [train_row(step, reward__mean=step / 10) for step in range(1, 6)]
+    report(tmp_path, title="Calm", metrics=metrics, gallery=[group(rollouts=[rollout])])
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    folder = f"--user-data-dir={tmp_path / 'profile'}"
+    command = ["chromium", *flags, folder, "--virtual-time-budget=2000", "--dump-dom", f"{tmp_path}/report.html"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    page = Page(shown.replace("<!DOCTYPE html>", "").strip())
+    assert "<title>Calm</title>" in shown
+    assert "document.title = 'run'" in page.text
+    assert not page.all("script")
+    assert page.all("path"), "curves"
 
 
 def test_health_counts_what_went_wrong(tmp_path: Path) -> None:
