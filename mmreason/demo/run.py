@@ -7,7 +7,10 @@ checkpoints - with a model small enough to learn from scratch. Killed half-way, 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -157,10 +160,12 @@ def _lines(run_dir: Path, kind: str) -> list[dict[str, float]]:
 def _epilogue(folder: Path, rows: Sequence[Row], trained: Path, seconds: float) -> None:
     print(f"\n{table(rows)}\n\n95 % intervals in brackets; mean of the four. {seconds / 60:.1f} minutes in all.")
     print(f"run folder: {folder / 'grpo'}   report: {folder / 'grpo' / 'report.html'}")
+    # `make demo` runs in an environment that is not active: then the name alone would not be found.
+    command = "mmreason" if shutil.which("mmreason") else os.path.relpath(Path(sys.executable).parent / "mmreason")
     print(
         "\nNext:\n"
-        f"  mmreason train {folder / 'grpo' / 'config.yaml'} run_dir={folder / 'longer'} train.steps=200\n"
-        "  mmreason rewards                       the rewards there are, and how to plug in your own\n"
-        "  mmreason doctor                        what works on this machine, and how to mend the rest\n"
+        f"  {command} train {folder / 'grpo' / 'config.yaml'} run_dir={folder / 'longer'} train.steps=400\n"
+        f"  {command} rewards                       the rewards there are, and how to plug in your own\n"
+        f"  {command} doctor                        what works on this machine, and how to mend the rest\n"
         f"The trained model is an ordinary transformers checkpoint: {trained}"
     )

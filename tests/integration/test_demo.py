@@ -21,7 +21,7 @@ def test_every_stage_runs_and_the_same_command_continues(tmp_path: Path, capsys:
     assert [row.name for row in rows] == ["untrained", "cold start (SFT)", "GRPO", "SFT for as long"]
     for name in ("untrained", "cold start", "GRPO", "SFT for as long"):
         assert re.search(rf"^{name}.*\d+ \[\d+-\d+\].*\d\.\d$", printed, re.MULTILINE), printed
-    assert len(re.findall("^  mmreason ", printed, re.MULTILINE)) == 3, "three commands to try next"
+    assert len(re.findall(r"^  \S*mmreason ", printed, re.MULTILINE)) == 3, "three commands to try next"
     assert "<html" in (tmp_path / "grpo/report.html").read_text()
     before = metrics(tmp_path / "grpo", "eval")
     assert main(tmp_path, seed=1, share=0.02) == rows
