@@ -121,7 +121,7 @@ def _train(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, args.overrides)
     _quiet_libraries()
-    from mmreason.train import StopRequested, run  # imports torch: a wrong config is refused before that
+    from mmreason.training import StopRequested, run  # imports torch: a wrong config is refused before that
 
     try:
         folder = run(config)
@@ -135,7 +135,7 @@ def _train(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
     _quiet_libraries()
     from mmreason.demo.run import main as demo
-    from mmreason.train import StopRequested
+    from mmreason.training import StopRequested
 
     try:
         demo(args.folder, seed=args.seed, control=not args.no_control)
@@ -160,7 +160,7 @@ def _quiet_libraries() -> None:
 
 def _score(args: argparse.Namespace) -> int:
     from mmreason.config import load_config
-    from mmreason.score import score_file
+    from mmreason.scoring import score_file
 
     if bool(args.reward) == bool(args.config):
         raise ConfigError("score: give either --reward (`mmreason rewards` lists them) or --config")
@@ -192,7 +192,7 @@ def _sigterm_exits() -> Iterator[None]:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from mmreason.report import require_run, write_report
+    from mmreason.reporting import require_run, write_report
 
     require_run(args.folder)
     try:
@@ -211,7 +211,7 @@ def _rewards(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from mmreason.doctor import doctor
+    from mmreason.diagnosis import doctor
 
     lines, works = doctor()
     _show(*lines)

@@ -29,7 +29,7 @@ from urllib.parse import unquote, urlparse
 from mmreason.config import DataConfig, DataSource
 from mmreason.errors import ConfigError, DataError
 from mmreason.plugins import nearest
-from mmreason.rows import read_rows as read_rows  # for score.py, which reads the same files
+from mmreason.rows import read_rows as read_rows  # for scoring.py, which reads the same files
 from mmreason.types import MediaRef, Message, Sample
 
 KEYS = ("id", "messages", "answer", "task", "options", "golds", "demos", "source", "meta")

@@ -16,7 +16,7 @@ FILLED_BY_THE_ENGINE = {
     "gradient_clipping",
     "gradient_accumulation_steps",
     "train_micro_batch_size_per_gpu",
-}  # mmreason/train/engine.py
+}  # mmreason/training/engine.py
 DEEPSPEED = sorted((ROOT / "configs" / "deepspeed").glob("*.json"))
 
 

@@ -12,7 +12,7 @@ from mmreason.data import OPTIONS, sample_from_row
 from mmreason.policy.families import FAMILIES
 from mmreason.rewards import REWARDS
 from mmreason.rewards.accuracy import TASKS
-from mmreason.score import score_file
+from mmreason.scoring import score_file
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]

@@ -57,7 +57,7 @@ def test_the_list_of_rooms_is_read_right() -> None:
     assert rooms()["types"] == rooms()["errors"] == (0, 0)
     assert rooms()["processors"][0] == rooms()["rewards"][0]
     assert rooms()["processors"] != rooms()["rewards"]
-    assert rooms()["config"] < rooms()["data"] < rooms()["policy"] < rooms()["train"] < rooms()["cli"]
+    assert rooms()["config"] < rooms()["data"] < rooms()["policy"] < rooms()["training"] < rooms()["cli"]
 
 
 def modules() -> list[Path]:
@@ -121,11 +121,11 @@ def test_imports_point_down(file: Path) -> None:
         ("policy.policy", "rollout.hf", None),
         ("encode", "policy.positions.expand_ids", None),
         ("encode", "policy.policy", "may not import"),
-        ("data", "train.run", "may not import"),
+        ("data", "training.run", "may not import"),
         ("rewards.iou", "processors.base", "do not know each other"),
         ("rewards.iou", "config.RewardConfig", None),
         ("errors", "types.Box", "import nothing of ours"),
-        ("train", "newcomer", "newcomer has no place yet"),
+        ("training", "newcomer", "newcomer has no place yet"),
     ],
 )
 def test_the_direction_check_itself(importer: str, imported: str, reason: str | None) -> None:

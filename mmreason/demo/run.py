@@ -23,8 +23,8 @@ from mmreason.config import RunConfig, build_config
 from mmreason.demo.media import DemoFiles, write_demo_data
 from mmreason.demo.tiny import build_tiny
 from mmreason.errors import ConfigError
-from mmreason.train import run
-from mmreason.train.checkpoint import write_json
+from mmreason.training import run
+from mmreason.training.checkpoint import write_json
 
 MODALITIES = ("image", "video", "audio", "text")
 

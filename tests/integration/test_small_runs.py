@@ -13,8 +13,8 @@ import torch
 from mmreason.config import build_config
 from mmreason.demo.media import DemoFiles
 from mmreason.errors import CheckpointError
-from mmreason.train import open_run, run
-from mmreason.train.collect import sample_groups
+from mmreason.training import open_run, run
+from mmreason.training.collect import sample_groups
 from tests.integration.runs import config, metrics, tensors_of, weights
 
 

@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 from mmreason.demo.media import write_demo_data
-from mmreason.report import write_report
-from mmreason.report.charts import Series, line_chart, number
-from mmreason.report.gallery import SHOWN, choose
+from mmreason.reporting import write_report
+from mmreason.reporting.charts import Series, line_chart, number
+from mmreason.reporting.gallery import SHOWN, choose
 
 ATTACK = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>"
 VOID = {"meta", "img", "br", "link", "input"}

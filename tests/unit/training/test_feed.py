@@ -10,7 +10,7 @@ import torch
 
 from mmreason.errors import DataError, MediaError, MMReasonError
 from mmreason.processors.quarantine import Quarantine
-from mmreason.train.feed import Feed
+from mmreason.training.feed import Feed
 from mmreason.types import Message, Sample, Segment
 
 PROMPT = Segment(kind="prompt", ids=torch.zeros(1, dtype=torch.long), loss_mask=torch.zeros(1, dtype=torch.bool))

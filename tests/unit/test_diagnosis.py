@@ -9,7 +9,7 @@ import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
-from mmreason.doctor import REQUIRED, doctor
+from mmreason.diagnosis import REQUIRED, doctor
 from mmreason.policy.families import FAMILIES
 from mmreason.processors.backends import READERS, choose_decoder, problem
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from mmreason.errors import DataError
-from mmreason.report.charts import as_float, number
-from mmreason.report.gallery import gallery_section
-from mmreason.report.sections import curves_section, evaluation_section, health_section
+from mmreason.reporting.charts import as_float, number
+from mmreason.reporting.gallery import gallery_section
+from mmreason.reporting.sections import curves_section, evaluation_section, health_section
 
 REPORT = "report.html"
 
@@ -92,7 +92,7 @@ def _subtitle(run_dir: Path, metrics: Sequence[dict[str, Any]]) -> str:
 
 
 def _page(title: str, subtitle: str, sections: Sequence[str]) -> str:
-    style = files("mmreason.report").joinpath("style.css").read_text(encoding="utf-8")
+    style = files("mmreason.reporting").joinpath("style.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return (

@@ -16,9 +16,9 @@ from mmreason.algorithms.advantages import ADVANTAGES
 from mmreason.algorithms.losses import add, kl_loss, policy_loss
 from mmreason.config import RunConfig
 from mmreason.policy.policy import TokenScores
-from mmreason.train.collect import Collected, collect, is_masked, rewards_of
-from mmreason.train.run import Run
-from mmreason.train.update import RowLoss, rows_of, update, weigh
+from mmreason.training.collect import Collected, collect, is_masked, rewards_of
+from mmreason.training.run import Run
+from mmreason.training.update import RowLoss, rows_of, update, weigh
 from mmreason.types import Batch, LossOutput, RolloutGroup, Segment, Tree
 
 

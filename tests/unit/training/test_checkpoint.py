@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmreason.errors import CheckpointError
-from mmreason.train import checkpoint
+from mmreason.training import checkpoint
 
 
 def _save(run_dir: Path, step: int, *, size: int = 10, keep: int = 2) -> Path:

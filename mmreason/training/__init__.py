@@ -14,11 +14,11 @@ import torch
 from mmreason.config import RunConfig
 from mmreason.data import load_all
 from mmreason.errors import ConfigError
-from mmreason.report import write_report
+from mmreason.reporting import write_report
 from mmreason.rewards import check_rewards
-from mmreason.train.grpo import train_grpo
-from mmreason.train.run import Run, StopRequested
-from mmreason.train.sft import require_demos, train_sft
+from mmreason.training.grpo import train_grpo
+from mmreason.training.run import Run, StopRequested
+from mmreason.training.sft import require_demos, train_sft
 from mmreason.types import Sample
 
 __all__ = ["METHODS", "StopRequested", "open_run", "run"]

@@ -10,7 +10,7 @@ import pytest
 
 from mmreason.config import DataConfig, MediaConfig, ModelConfig
 from mmreason.encode import Encoder
-from mmreason.evaluate import EvalResult, EvalRow, Outcome, evaluate, wilson
+from mmreason.evaluation import EvalResult, EvalRow, Outcome, evaluate, wilson
 from mmreason.policy.policy import load_policy
 from mmreason.processors.pipeline import MediaPipeline
 from mmreason.rollout.base import SamplingParams

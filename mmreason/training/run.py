@@ -25,7 +25,7 @@ from torch import Tensor
 from mmreason.config import RewardConfig, RunConfig
 from mmreason.encode import Encoder
 from mmreason.errors import BudgetError, CheckpointError, ConfigError
-from mmreason.evaluate import EvalResult, evaluate
+from mmreason.evaluation import EvalResult, evaluate
 from mmreason.policy.policy import Policy, load_policy
 from mmreason.policy.self_check import self_check
 from mmreason.processors.pipeline import MediaPipeline
@@ -33,10 +33,10 @@ from mmreason.processors.quarantine import Quarantine
 from mmreason.rewards.pool import RewardPool
 from mmreason.rollout.base import SamplingParams
 from mmreason.rollout.hf import HFEngine
-from mmreason.train import checkpoint
-from mmreason.train.engine import Engine
-from mmreason.train.feed import Feed
-from mmreason.train.metrics import MetricsLog, Progress, Stopwatch
+from mmreason.training import checkpoint
+from mmreason.training.engine import Engine
+from mmreason.training.feed import Feed
+from mmreason.training.metrics import MetricsLog, Progress, Stopwatch
 from mmreason.types import RolloutGroup, Sample, Segment
 
 ANNOUNCED = 10
@@ -48,7 +48,7 @@ class StopRequested(Exception):
 
 
 class Run:
-    """The open parts of a run. Opened by `mmreason.train.run`; used by the loops in `grpo` and `sft`."""
+    """The open parts of a run. Opened by `mmreason.training.run`; used by the loops in `grpo` and `sft`."""
 
     def __init__(self, config: RunConfig, samples: Sequence[Sample], eval_samples: Sequence[Sample]) -> None:
         self.config, self.run_dir = config, Path(config.run_dir)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from mmreason.report.charts import as_float, number
-from mmreason.report.media import show_media
+from mmreason.reporting.charts import as_float, number
+from mmreason.reporting.media import show_media
 
 SHOWN = 8
 """Groups on the page."""

@@ -10,7 +10,7 @@ import torch
 from mmreason.algorithms.aggregation import AGGREGATIONS, StepCounts
 from mmreason.collate import equalize, pack
 from mmreason.policy.policy import TokenScores
-from mmreason.train.run import Run
+from mmreason.training.run import Run
 from mmreason.types import Batch, LossOutput, Segment, Tree
 
 RowLoss = Callable[[TokenScores, Batch], LossOutput]

@@ -7,8 +7,8 @@ from dataclasses import replace
 from mmreason.algorithms.losses import imitation_loss
 from mmreason.errors import DataError
 from mmreason.policy.policy import TokenScores
-from mmreason.train.run import Run
-from mmreason.train.update import rows_of, update, weigh
+from mmreason.training.run import Run
+from mmreason.training.update import rows_of, update, weigh
 from mmreason.types import Batch, LossOutput, Sample, Segment, Tree
 
 

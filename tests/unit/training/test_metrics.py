@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mmreason.train.metrics import GALLERY, METRICS, MetricsLog, Progress, Stopwatch
-from mmreason.train.tally import Tally, tally_groups
+from mmreason.training.metrics import GALLERY, METRICS, MetricsLog, Progress, Stopwatch
+from mmreason.training.tally import Tally, tally_groups
 from mmreason.types import Message, Rollout, RolloutGroup, Sample, Score
 
 

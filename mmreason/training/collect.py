@@ -14,8 +14,8 @@ from mmreason.config import RunConfig
 from mmreason.errors import GoldError
 from mmreason.rewards.base import BAD_GOLD, keep_mask
 from mmreason.rollout.base import SamplingParams
-from mmreason.train.run import Run
-from mmreason.train.tally import Tally, tally_groups
+from mmreason.training.run import Run
+from mmreason.training.tally import Tally, tally_groups
 from mmreason.types import Rollout, RolloutGroup
 
 

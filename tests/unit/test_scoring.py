@@ -10,7 +10,7 @@ import pytest
 
 from mmreason.config import RewardConfig, ScoringConfig
 from mmreason.errors import ConfigError, DataError, RewardError
-from mmreason.score import score_file
+from mmreason.scoring import score_file
 
 REWARDS = [RewardConfig(name="accuracy"), RewardConfig(name="format", weight=0.1)]
 GOOD, BARE, WRONG = "<think>a</think><answer>5.0</answer>", "<answer>5</answer>", "<think>a</think><answer>6</answer>"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from mmreason.report.charts import Series, as_float, line_chart, number
+from mmreason.reporting.charts import Series, as_float, line_chart, number
 
 Row = dict[str, Any]
 
