@@ -35,6 +35,7 @@ REQUIRED = {
     "math-verify": "math_verify",
     "rouge-score": "rouge_score.rouge_scorer",
     "tqdm": "tqdm",
+    "tensorboard": "tensorboard.summary.writer.event_file_writer",
 }
 """Distribution -> module that must import. The dependencies of pyproject.toml but the optional decoders."""
 OPTIONAL = {
