@@ -85,6 +85,13 @@ def load_samples(
 
 def iter_all(config: DataConfig, which: Literal["train", "eval"]) -> Iterator[Sample | DataError]:
     """All sources of `data.train` or `data.eval`, bad rows as DataErrors in their place; a repeated id is one too."""
+    return (item for _, item in iter_with_origins(config, which))
+
+
+def iter_with_origins(
+    config: DataConfig, which: Literal["train", "eval"]
+) -> Iterator[tuple[str, Sample | DataError]]:
+    """The same, each after the place that it comes from: "path/to/file.jsonl:17"."""
     sources: tuple[DataSource, ...] = getattr(config, which)
     first_seen: dict[str, str] = {}
     for source in sources:
@@ -94,10 +101,10 @@ def iter_all(config: DataConfig, which: Literal["train", "eval"]) -> Iterator[Sa
                     item = replace(item, id=origin)  # default ids of two files of the same name
                 if item.id in first_seen:
                     twin = first_seen[item.id]
-                    yield DataError(f"{origin}: id {item.id!r} stands at {twin} already; ids must be unique")
+                    yield origin, DataError(f"{origin}: id {item.id!r} stands at {twin} already; ids must be unique")
                     continue
                 first_seen[item.id] = origin
-            yield item
+            yield origin, item
 
 
 def load_all(config: DataConfig, which: Literal["train", "eval"]) -> list[Sample]:
