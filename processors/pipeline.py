@@ -58,16 +58,13 @@ class MediaPipeline:
             found[name] = decoded if isinstance(decoded, MediaError) else self._process(item.ref, decoded, name)
         return [item if isinstance(item, MediaError) else found[_name(item, view, seed)] for item in items]
 
-    def plans(self, refs: Sequence[MediaRef]) -> list[int | MediaError]:
-        """Tokens of each item, from headers alone. Exact for images and videos; for sounds as exact as the header."""
-        return [item if isinstance(item, MediaError) else self._tokens(item) for item in self.loader.prepare(refs)]
+    def token_counts(self, refs: Sequence[MediaRef]) -> list[int | MediaError]:
+        """How many tokens of the prompt each item becomes in place of its one placeholder, without decoding it.
 
-    def plan(self, ref: MediaRef) -> int:
-        """Tokens of one item, from its header alone. Raises MediaError."""
-        (planned,) = self.plans([ref])
-        if isinstance(planned, MediaError):
-            raise planned
-        return planned
+        From headers alone: exact for images and videos; for sounds as exact as the header's length is (exact for WAV
+        and FLAC). A video with its sound counts both, and the two tokens around the sound.
+        """
+        return [item if isinstance(item, MediaError) else self._tokens(item) for item in self.loader.prepare(refs)]
 
     def close(self) -> None:
         """End the decoding processes."""
@@ -113,7 +110,7 @@ class MediaPipeline:
         tokens = audio_tokens(samples, self._processor.feature_extractor.hop_length)
         if tokens < self._traits.audio_min_tokens:
             return MediaError(item.ref.name, TOO_SHORT, f"{samples / plan.rate:.3f} s of sound")
-        return visual + tokens
+        return tokens if item.ref.kind == "audio" else visual + tokens + 2
 
 
 def _name(item: Prepared, view: View, seed: int) -> tuple[str, View, int]:

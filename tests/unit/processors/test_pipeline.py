@@ -145,7 +145,7 @@ def test_order_duplicates_and_memory(tmp_path: Path) -> None:
         assert media.loader.decoded == 2
 
 
-def test_plan_from_headers_equals_the_tokens(tmp_path: Path) -> None:
+def test_counts_from_headers_equal_the_tokens(tmp_path: Path) -> None:
     refs = [
         ref(write_image(tmp_path / "a.png", picture(400, 300))),
         ref(write_image(tmp_path / "b.jpg", picture(64, 200), orientation=6)),
@@ -157,15 +157,20 @@ def test_plan_from_headers_equals_the_tokens(tmp_path: Path) -> None:
         ref(write_audio(tmp_path / "b.flac", tone(2, 44100), 44100), start=0.5, end=1.75),
     ]
     with pipeline() as media:
-        planned = media.plans(refs)
+        counts = media.token_counts(refs)
         assert media.loader.decoded == 0
         made = media.tensors(refs)
-        assert planned == [sum(part.tokens for part in item) for item in made if not isinstance(item, MediaError)]
-        assert media.plan(refs[0]) == planned[0]
-        with pytest.raises(MediaError, match="missing"):
-            media.plan(ref(tmp_path / "none.png"))
-        too_short = media.plans([ref(write_audio(tmp_path / "short.wav", tone(0.01)))])
-        assert isinstance(too_short[0], MediaError)
+        assert counts == [_in_the_prompt(item) for item in made if not isinstance(item, MediaError)]
+        missing, too_short = media.token_counts(
+            [ref(tmp_path / "none.png"), ref(write_audio(tmp_path / "short.wav", tone(0.01)))]
+        )
+        assert isinstance(missing, MediaError)
+        assert isinstance(too_short, MediaError)
+
+
+def _in_the_prompt(item: tuple[MediaTensors, ...]) -> int:
+    """Tokens that stand where the item's placeholder stood; sound inside a video brings its start and end token."""
+    return sum(part.tokens + 2 * part.joined for part in item)
 
 
 def test_workers_give_the_same_tensors(tmp_path: Path) -> None:
