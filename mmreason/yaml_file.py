@@ -27,6 +27,28 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return values
 
 
+Place = tuple[str | int, ...]
+"""A key or list item: ("data", "train", 0, "path")."""
+
+
+def key_lines(file: Path) -> dict[Place, int]:
+    """The line, from 1, of every key and list item of a file that `read_yaml` could read."""
+    root = yaml.compose(file.read_text(encoding="utf-8"), _Loader)
+    found: dict[Place, int] = {}
+    waiting: list[tuple[Place, yaml.Node | None]] = [((), root)]
+    while waiting:
+        place, node = waiting.pop()
+        if isinstance(node, yaml.MappingNode):
+            inner = [((*place, key.value), key.start_mark, value) for key, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            inner = [((*place, index), value.start_mark, value) for index, value in enumerate(node.value)]
+        else:
+            continue
+        found |= {at: mark.line + 1 for at, mark, _ in inner}
+        waiting += [(at, value) for at, _, value in inner]
+    return found
+
+
 def apply_override(values: dict[str, Any], override: str) -> None:
     """Put `a.b=value` into `values`. Raises ConfigError: no key, value not YAML, a way through something else."""
     key, equals, text = override.partition("=")

@@ -1,11 +1,12 @@
 """mmreason.config: what it takes, and that every mistake is named in one line, all of them at once."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mmreason.config import RunConfig, build_config, leaf_keys, load_config
+from mmreason.config import RunConfig, build_config, inspect_config, leaf_keys, load_config
 from mmreason.errors import ConfigError
 
 GRPO = """
@@ -23,11 +24,47 @@ def write(folder: Path, text: str) -> Path:
 
 
 def mistakes(folder: Path, text: str, *overrides: str) -> list[str]:
-    """The lines of the one error that this config gives, without the file's name in front."""
+    """The lines of the one error that this config gives, without the place (file and line, or override) in front."""
     file = write(folder, text)
     with pytest.raises(ConfigError) as caught:
         load_config(file, overrides)
-    return [line.removeprefix(f"{file}: ") for line in str(caught.value).split("\n")]
+    places = [*(re.escape(f"override {override!r}") for override in overrides), rf"{re.escape(str(file))}(?::\d+)?"]
+    return [re.sub(rf"^(?:{'|'.join(places)}): (?=[\w.]+: )", "", line) for line in str(caught.value).split("\n")]
+
+
+def test_a_mistake_is_named_with_the_place_where_it_was_made(tmp_path: Path) -> None:
+    text = "run_dir: r\nmodel:\n  path: m\n  frez: 1\ntrain: {method: sft,\n  steps: 0}\ndata:\n  train:\n    - {limit: 2}\n"
+    file = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, ["rollout.top_p=2", "model.dtype=int8"])
+    assert sorted(line.partition(": ")[0] for line in str(caught.value).split("\n")) == [
+        f"{file}:4",
+        f"{file}:6",
+        f"{file}:9",
+        "override 'model.dtype=int8'",
+        "override 'rollout.top_p=2'",
+    ]
+
+
+def test_inspecting_keeps_what_is_usable(tmp_path: Path) -> None:
+    wrong = "train: {steps: x, method: sft}\ndata: {train: [{path: a.jsonl}, {limit: 3}, {path: b.jsonl, limit: 0}], no: 1}\n"
+    config, sections, mistakes = inspect_config(write(tmp_path, GRPO + wrong))
+    assert config is None
+    assert len(mistakes.split("\n")) == 4
+    assert [(source.path, source.limit) for source in sections["data"].train] == [("a.jsonl", None), ("b.jsonl", None)]
+    assert (sections["train"].method, sections["train"].steps) == ("sft", 1000)
+    assert [reward.name for reward in sections["rewards"]] == ["accuracy"]
+    config, _, mistakes = inspect_config(write(tmp_path, GRPO))
+    assert config is not None
+    assert mistakes == ""
+
+
+@pytest.mark.parametrize("data", ["5", "[1]", "{train: 7}", "{train: {path: a}}"])
+def test_inspecting_survives_sections_of_another_shape(tmp_path: Path, data: str) -> None:
+    config, sections, mistakes = inspect_config(write(tmp_path, GRPO + f"data: {data}\n"))
+    assert config is None
+    assert "data" in mistakes
+    assert sections["data"].train == ()
 
 
 def test_minimal_config_has_the_documented_defaults(tmp_path: Path) -> None:

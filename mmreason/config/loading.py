@@ -1,0 +1,211 @@
+"""From a YAML file and overrides to a config; mistakes are found all at once and said in a line each."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from mmreason.config.combinations import impossible_in
+from mmreason.config.sections import RunConfig, Section
+from mmreason.errors import ConfigError
+from mmreason.yaml_file import Place, apply_override, key_lines, read_yaml
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, apply `a.b=value` overrides, validate. All mistakes are in one ConfigError, a line each.
+
+    Items of lists are reached by number: `rewards.0.weight=2`. Values are YAML: `model.freeze=[vision]`. A mistake is
+    named with the line of its key, or with the override that made it.
+    """
+    values, origins, wrong = _read(Path(path), overrides)
+    return build_config(values, origins, wrong)
+
+
+def build_config(
+    values: dict[str, Any], origin: str | Mapping[Place, str] = "config", wrong: Sequence[str] = ()
+) -> RunConfig:
+    """Validate a dictionary. Raises ConfigError with one line per mistake, after those already found (`wrong`).
+
+    origin: what the lines start with, or where each key was given, () for the whole.
+    """
+    origins: Mapping[Place, str] = {(): origin} if isinstance(origin, str) else origin
+    lines = list(wrong)
+    values = _tuples(values)
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        items = error.errors(include_url=False)
+        found = [line for item in items for line in _explain(item)]
+        if all(item["loc"] for item in items):  # else the combinations are among them
+            found += impossible_in(_usable(RunConfig, values, [item["loc"] for item in items]))
+        raise ConfigError("\n".join([*lines, *(f"{_origin(line, origins)}: {line}" for line in found)])) from error
+    if lines:
+        raise ConfigError("\n".join(lines))
+    return config
+
+
+def inspect_config(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConfig | None, dict[str, Any], str]:
+    """For a dry run: the config, or None; its usable sections by name; and its mistakes, a line each.
+
+    In the sections wrong keys have their defaults, and list items that are wrong are left out. Raises ConfigError for
+    a file that cannot be read at all.
+    """
+    values, origins, wrong = _read(Path(path), overrides)
+    sections = {name: _usable_section(name, values[name]) for name in values if name in RunConfig.model_fields}
+    try:
+        return build_config(values, origins, wrong), sections, ""
+    except ConfigError as error:
+        return None, sections, str(error)
+
+
+def _read(file: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[Place, str], list[str]]:
+    """The values, where each was given, and the overrides that cannot be applied."""
+    values = read_yaml(file)
+    origins: dict[Place, str] = {(): str(file)} | {at: f"{file}:{line}" for at, line in key_lines(file).items()}
+    wrong: list[str] = []
+    for override in overrides:
+        try:
+            apply_override(values, override)
+            origins[_place(override.partition("=")[0])] = f"override {override!r}"
+        except ConfigError as error:
+            wrong.append(str(error))
+    return values, origins, wrong
+
+
+def _place(key: str) -> Place:
+    return tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+
+
+def _origin(line: str, origins: Mapping[Place, str]) -> str:
+    """Where the key that a mistake's line begins with was given, or else the nearest section around it."""
+    place = _place(line.partition(": ")[0])
+    return next(origins[place[:end]] for end in range(len(place), -1, -1) if place[:end] in origins)
+
+
+def _usable_section(name: str, given: Any) -> Any:
+    """A section of the config with what is usable of it."""
+    adapter: TypeAdapter[Any] = TypeAdapter(RunConfig.model_fields[name].annotation or Any)
+    holder = {name: copy.deepcopy(given)}
+    for _ in range(1000):  # each round takes out at least one value
+        try:
+            return adapter.validate_python(_tuples(holder.get(name)))
+        except ValidationError as error:
+            for item in error.errors(include_url=False):
+                loc = item["loc"][:-1] if item["type"] == "missing" else item["loc"]
+                _take_out(holder, (name, *(part for part in loc if part != "[key]")))
+            if holder.get(name) is None:
+                break
+    return RunConfig.model_fields[name].get_default(call_default_factory=True)
+
+
+def _take_out(values: Any, place: Place) -> None:
+    """Remove a key of a dictionary; an item of a list becomes None, which is taken out in the next round."""
+    *way, last = place
+    for part in way:
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            return
+    if isinstance(values, dict):
+        values.pop(last, None)
+    elif isinstance(values, list) and isinstance(last, int) and last < len(values):
+        values.pop(last)
+
+
+def leaf_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Every dotted key there is, e.g. "train.steps". List items are shown once, as "rewards[].name"."""
+    keys: list[str] = []
+    for name, info in section.model_fields.items():
+        inner, repeated = _section_of(info.annotation)
+        if inner is None:
+            keys.append(prefix + name)
+        else:
+            keys += leaf_keys(inner, f"{prefix}{name}{'[]' if repeated else ''}.")
+    return keys
+
+
+def _usable(
+    section: type[Section], values: dict[str, Any], bad: Sequence[tuple[int | str, ...]], at: tuple[int | str, ...] = ()
+) -> SimpleNamespace:
+    """A section with its usable keys only, given or default; `bad` are the places of those that are not."""
+    found = SimpleNamespace()
+    for name, info in section.model_fields.items():
+        where = (*at, name)
+        value = values[name] if name in values else info.get_default(call_default_factory=True)
+        inner, repeated = _section_of(info.annotation)
+        if inner and not repeated and isinstance(value, dict):
+            setattr(found, name, _usable(inner, value, bad, where))
+        elif not any(loc[: len(where)] == where for loc in bad):
+            setattr(found, name, value)
+    return found
+
+
+def _section_of(annotation: Any) -> tuple[type[Section] | None, bool]:
+    """The section class inside `X`, `X | None` or `tuple[X, ...]`, and whether it is repeated."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation, False
+    repeated = getattr(annotation, "__origin__", None) is tuple
+    for argument in getattr(annotation, "__args__", ()):
+        if isinstance(argument, type) and issubclass(argument, Section):
+            return argument, repeated
+    return None, False
+
+
+def _tuples(value: Any) -> Any:
+    """YAML has lists where frozen sections have tuples. A reward's `options` are its own and stay as written."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: item if key == "options" else _tuples(item) for key, item in value.items()}
+    return value
+
+
+def _explain(item: ErrorDetails) -> list[str]:
+    """One pydantic error as lines: key, what was given, what was expected, the nearest known key."""
+    loc = tuple(part for part in item["loc"] if part != "[key]")
+    where, kind = ".".join(str(part) for part in loc), item["type"]
+    if kind == "extra_forbidden":
+        return [f"{where}: unknown key; {_nearest_key(loc)}"]
+    if kind == "value_error" and not loc:
+        return str(item["ctx"]["error"]).split("\n")
+    if kind == "missing":
+        return [f"{where}: required, but not given"]
+    if kind == "model_type":
+        return [f"{where}: got {_short(item['input'])}; expected a section with keys {', '.join(_known(loc))}"]
+    expected = item["msg"].replace("valid tuple", "list, as in [a, b]").replace("Tuple", "The list")
+    return [f"{where}: got {_short(item['input'])}; {expected[0].lower()}{expected[1:]}"]
+
+
+def _nearest_key(loc: tuple[str | int, ...]) -> str:
+    """The closest key of the same section, else the same key of another section, else all keys of the section."""
+    name, known = str(loc[-1]), _known(loc[:-1])
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    elsewhere = [key for key in leaf_keys() if key.split(".")[-1] == name]
+    if close or elsewhere:
+        return f"did you mean {(close or elsewhere)[0]!r}?"
+    return f"known here: {', '.join(known)}"
+
+
+def _known(loc: tuple[str | int, ...]) -> list[str]:
+    """The keys of the section at `loc`."""
+    section: type[Section] = RunConfig
+    for part in loc:
+        if isinstance(part, str):
+            inner, _ = _section_of(section.model_fields[part].annotation)
+            assert inner is not None, loc
+            section = inner
+    return list(section.model_fields)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

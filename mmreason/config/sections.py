@@ -1,0 +1,242 @@
+"""Every key that a config can have, with its default and the reason for it, a class per section."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mmreason.config.combinations import impossible
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values cannot change, numbers are not read from text."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class LoraConfig(Section):
+    rank: int = Field(16, ge=1)
+    """Rank of the adapters."""
+    alpha: float = Field(32.0, gt=0)
+    """Scale: updates are multiplied by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapters' input. 0 keeps rollout and training log-probs equal."""
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+    )
+    """Names of the linear layers of the language model that get adapters."""
+
+
+class ModelConfig(Section):
+    path: str
+    """Folder (or hub name) of a checkpoint of a known family; `mmreason doctor` lists the families."""
+    revision: str | None = None
+    """Hub revision to pin."""
+    trust_remote_code: bool = False
+    """Run code that comes with the checkpoint. Needs a pinned revision."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Master dtype of the weights. float32 because updates of 1e-6 vanish in bfloat16."""
+    attention: Literal["auto", "dense", "merge", "flex"] = "auto"
+    """How tree attention is computed. auto: merge on CPU, flex on GPU. dense is the plain mask, for short rows."""
+    freeze: tuple[Literal["vision", "audio", "projector", "language"], ...] = ("vision", "audio")
+    """Parts that are not trained. Towers are frozen by default: they overfit first and cost most."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters instead of full weights."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in backward: less memory, about a third more time."""
+    head_chunk: int = Field(1024, ge=1)
+    """Tokens per LM-head chunk: logits of this many tokens exist at a time."""
+    self_check: bool = True
+    """Before training, compare this model's tree forward with a padded forward at tiny depth; refuse on mismatch."""
+
+
+class DataSource(Section):
+    path: str
+    """JSONL or Parquet file, or the name of a `datasets` data set."""
+    format: Literal["auto", "jsonl", "parquet", "datasets"] = "auto"
+    """auto: by the file's ending."""
+    split: str = "train"
+    """Split, for `datasets`."""
+    streaming: bool = False
+    """Read `datasets` as a stream, without downloading all of it first."""
+    limit: int | None = Field(None, ge=1)
+    """Use only the first N rows."""
+
+
+class DataConfig(Section):
+    train: tuple[DataSource, ...] = ()
+    """Training data; several sources are joined."""
+    eval: tuple[DataSource, ...] = ()
+    """Held-out data, answered greedily before, during and after training."""
+    media_root: str | None = None
+    """Folder that relative media paths start at and that no media path may leave. Default: the data file's folder."""
+    system: str | None = None
+    """System message put before every conversation that has none."""
+    suffix: str = ""
+    """Text added to the last user message, e.g. how to format the answer."""
+    show_options: bool = True
+    """Write the options of multiple-choice questions under the question, lettered."""
+    max_prompt_tokens: int = Field(8192, ge=1)
+    """Longer prompts (media included) are reported and dropped, never cut."""
+    max_bad_fraction: float = Field(0.3, ge=0, le=1)
+    """Stop when more than this share of the samples tried was quarantined."""
+
+
+class MediaConfig(Section):
+    decoder: Literal["auto", "torchcodec", "pyav", "decord"] = "auto"
+    """Video and audio decoder. auto: the first that works here; `mmreason doctor` names it."""
+    workers: int = Field(2, ge=0)
+    """Decoding processes per training process. 0 decodes in the training process, without a deadline."""
+    deadline_s: float = Field(60.0, gt=0)
+    """A file that takes longer to decode is quarantined and its worker is replaced."""
+    cache_dir: str | None = None
+    """Folder for decoded media, shared by epochs, stages and runs. None: no cache on disk."""
+    cache_gb: float = Field(20.0, gt=0)
+    """Upper bound of the cache folder; least recently used entries go first."""
+    memory_gb: float = Field(1.0, ge=0)
+    """Upper bound of the in-memory cache of model-ready tensors."""
+    image_min_pixels: int = Field(3136, ge=1)
+    """Smaller images are enlarged to this area (qwen-vl-utils' rule)."""
+    image_max_pixels: int = Field(1003520, ge=1)
+    """Larger images are reduced to this area."""
+    image_max_source_pixels: int = Field(200_000_000, ge=1)
+    """Images with more pixels than this, by their header, are refused before decoding."""
+    video_fps: float = Field(2.0, gt=0)
+    """Frames sampled per second of video."""
+    video_min_frames: int = Field(4, ge=1)
+    """At least this many frames per video."""
+    video_max_frames: int = Field(64, ge=1)
+    """At most this many frames per video."""
+    video_min_pixels: int = Field(100352, ge=1)
+    """Smaller frames are enlarged to this area."""
+    video_max_pixels: int = Field(200704, ge=1)
+    """Larger frames are reduced to this area."""
+    video_max_seconds: float = Field(3600.0, gt=0)
+    """Longer videos are refused before decoding."""
+    audio_max_seconds: float = Field(300.0, gt=0)
+    """Longer sounds are refused before decoding."""
+
+
+class RolloutConfig(Section):
+    engine: Literal["hf"] = "hf"
+    """Who samples: hf is our own decode loop (prompt computed once per group)."""
+    n: int = Field(8, ge=1)
+    """Answers per prompt (the group size G)."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature; log-probs are those of logits / temperature."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus sampling. Below 1, old log-probs are recomputed before the update."""
+    top_k: int = Field(0, ge=0)
+    """Keep the k most likely tokens; 0 keeps all."""
+    max_new_tokens: int = Field(512, ge=1)
+    """Longest answer; one that reaches it counts as truncated."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer, besides the end token."""
+    max_rows: int = Field(64, ge=1)
+    """Answers decoded side by side; more are done in turns."""
+
+
+class RewardConfig(Section):
+    name: str
+    """Built-in name (`mmreason rewards`), pkg.mod:attr, file.py:attr, or an entry point."""
+    weight: float = 1.0
+    """Factor in the sum."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the reward."""
+
+
+class ScoringConfig(Section):
+    combine: Literal["sum", "product", "first"] = "sum"
+    """sum: weighted sum of all rewards; product: of all; first: the first that does not return None."""
+    on_error: Literal["drop_group", "drop_rollout", "stop"] = "drop_group"
+    """What a reward that raises, hangs or returns nonsense does. Never a silent zero."""
+    workers: int = Field(2, ge=1)
+    """Reward processes per training process."""
+    deadline_s: float = Field(30.0, gt=0)
+    """Longest time for one group and one reward; then the worker is killed and replaced."""
+
+
+class GrpoConfig(Section):
+    advantage: Literal["group", "group_mean", "batch", "rloo"] = "group"
+    """group: (r - mean) / std of the group; group_mean: r - mean (Dr.GRPO); batch: r - group mean, over batch std;
+    rloo: leave-one-out."""
+    clip_low: float = Field(0.2, ge=0)
+    """Lower clip of the ratio: 1 - clip_low."""
+    clip_high: float = Field(0.28, ge=0)
+    """Upper clip of the ratio: 1 + clip_high (clip-higher keeps rare tokens alive)."""
+    kl_coef: float = Field(0.0, ge=0)
+    """Weight of the KL to the reference model. 0 loads no reference."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Per-token estimator of that KL."""
+    updates_per_batch: int = Field(1, ge=1)
+    """Optimizer steps per set of rollouts; the prompts are split evenly among them."""
+    drop_constant_groups: bool = True
+    """Leave out groups whose rewards are all equal (no signal) and sample others in their place."""
+    max_refills: int = Field(2, ge=0)
+    """How many more times to sample prompts for a step before it goes on with what it has."""
+    mask_truncated: bool = True
+    """Truncated answers count in the group's statistics but get no loss."""
+
+
+class TrainConfig(Section):
+    method: Literal["sft", "grpo"] = "grpo"
+    """What this run does."""
+    steps: int = Field(1000, ge=1)
+    """Steps of the run: batches of prompts."""
+    prompts_per_step: int = Field(32, ge=1)
+    """Prompts per step, over all processes."""
+    row_tokens: int = Field(8192, ge=16)
+    """Budget of one packed row (one micro-batch). A larger tree is split by its branches."""
+    aggregation: Literal["token_mean", "sequence_mean", "constant", "sequence_sum"] = "token_mean"
+    """How per-token losses become one number; constant divides by answers x max_new_tokens (Dr.GRPO)."""
+    learning_rate: float = Field(1e-6, ge=0)
+    """Peak learning rate; 1e-5 suits LoRA."""
+    learning_rates: dict[Literal["vision", "audio", "projector", "language"], float] = Field(default_factory=dict)
+    """Other learning rates for some parts."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's weight decay."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after the warm-up; linear and cosine end at 0."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear warm-up."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of forward and backward; the weights stay in model.dtype."""
+    deepspeed: str | None = None
+    """DeepSpeed JSON (configs/deepspeed/). Needs the `train` extra."""
+    save_every: int = Field(100, ge=1)
+    """Steps between checkpoints."""
+    keep: int = Field(2, ge=1)
+    """Checkpoints kept; older ones are deleted once a newer one is complete."""
+    eval_every: int = Field(0, ge=0)
+    """Steps between evaluations; 0: only before the first and after the last step."""
+    gallery_groups: int = Field(8, ge=0)
+    """Groups with their media kept for the report."""
+
+
+class RunConfig(Section):
+    """Everything one run needs. Example: configs/quickstart.yaml."""
+
+    run_dir: str
+    """Where checkpoints, metrics, quarantine and report go. A run found there is resumed."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Seeds data order, sampling and initialisation."""
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    media: MediaConfig = MediaConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    rewards: tuple[RewardConfig, ...] = ()
+    scoring: ScoringConfig = ScoringConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> RunConfig:
+        wrong = list(impossible(self))
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
