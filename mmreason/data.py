@@ -89,13 +89,17 @@ def iter_all(config: DataConfig, which: Literal["train", "eval"]) -> Iterator[Sa
 
 
 def iter_with_origins(
-    config: DataConfig, which: Literal["train", "eval"]
+    config: DataConfig, which: Literal["train", "eval"], *, unreadable: OnError = "raise"
 ) -> Iterator[tuple[str, Sample | DataError]]:
-    """The same, each after the place that it comes from: "path/to/file.jsonl:17"."""
+    """The same, each after the place that it comes from: "path/to/file.jsonl:17".
+
+    unreadable="collect" yields the DataError of a source that cannot be read, too, and goes on with the next one.
+    """
     sources: tuple[DataSource, ...] = getattr(config, which)
     first_seen: dict[str, str] = {}
     for source in sources:
-        for origin, item in _read(source, config.media_root):
+        rows = _read(source, config.media_root)
+        for origin, item in rows if unreadable == "raise" else _collected(rows, source):
             if isinstance(item, Sample):
                 if item.id in first_seen and item.id == Path(origin).name:
                     item = replace(item, id=origin)  # default ids of two files of the same name
@@ -107,17 +111,32 @@ def iter_with_origins(
             yield origin, item
 
 
+def _collected(
+    rows: Iterator[tuple[str, Sample | DataError]], source: DataSource
+) -> Iterator[tuple[str, Sample | DataError]]:
+    try:
+        yield from rows
+    except DataError as error:
+        yield source.path, error
+
+
 def load_all(config: DataConfig, which: Literal["train", "eval"]) -> list[Sample]:
     """All samples of `data.train` or `data.eval`, in memory. Raises DataError at the first bad row or repeated id, and
     ConfigError for a stream without an end: it would be held whole before the first step."""
+    for line in endless(config, which):
+        raise ConfigError(line)
+    return [_raised(item) for item in iter_all(config, which)]
+
+
+def endless(config: DataConfig, which: Literal["train", "eval"]) -> Iterator[str]:
+    """What is wrong with the sources that have no end; a line each."""
     for index, source in enumerate(getattr(config, which)):
         if source.streaming and source.limit is None:
             name = f"data.{which}[{index}]"
-            raise ConfigError(
+            yield (
                 f"{name}: {source.path} is streamed without a limit, and rows are held in memory before the first "
                 f"step; set {name}.limit to the number of rows to use, or streaming: false"
             )
-    return [_raised(item) for item in iter_all(config, which)]
 
 
 def _read(source: DataSource, media_root: str | None) -> Iterator[tuple[str, Sample | DataError]]:

@@ -18,7 +18,7 @@ import torch
 from jinja2 import TemplateError
 from torch import Tensor
 
-from mmreason.config import DataConfig
+from mmreason.config import DataConfig, RunConfig
 from mmreason.errors import AlignmentError, BudgetError, DataError, MediaError, MMReasonError, ModelError
 from mmreason.policy.positions import MediaRules, expand_ids
 from mmreason.processors.pipeline import MediaPipeline
@@ -66,6 +66,34 @@ class Encoder:
         media = [[next(found) for _ in sample.media] for sample in samples]
         return [self._attempt(sample, items) for sample, items in zip(samples, media, strict=True)]
 
+    def lengths(self, samples: Sequence[Sample]) -> list[int | MMReasonError]:
+        """Tokens of each prompt, or why it cannot be used, without decoding media: as exact as `token_counts`."""
+        refs = [ref for sample in samples for ref in sample.media]
+        found = iter(self.pipeline.token_counts(refs))
+        return [self._length(sample, [next(found) for _ in sample.media]) for sample in samples]
+
+    def over_budget(self, sample: Sample, tokens: int) -> BudgetError | None:
+        """Why a prompt of so many tokens is dropped."""
+        if tokens <= self.data.max_prompt_tokens:
+            return None
+        return BudgetError(
+            f"{sample.id}: prompt over budget: {tokens} tokens > data.max_prompt_tokens "
+            f"({self.data.max_prompt_tokens}); raise it, or lower media.*_max_pixels or media.video_max_frames"
+        )
+
+    def over_row(self, sample: Sample, tokens: int, config: RunConfig) -> BudgetError | None:
+        """Why a prompt of so many tokens can never be trained on: with an answer it may not fit in a row."""
+        train = config.train
+        longest, setting = config.rollout.max_new_tokens, "rollout.max_new_tokens"
+        if train.method == "sft":
+            longest, setting = max(self.demo(text).ids.shape[0] for text in sample.demos), "its demos"
+        if tokens + longest <= train.row_tokens:
+            return None
+        return BudgetError(
+            f"{sample.id}: prompt over budget: {tokens + longest} tokens with its answer > train.row_tokens "
+            f"({train.row_tokens}); raise it, or lower {setting} or media.*_max_pixels"
+        )
+
     def render(self, sample: Sample) -> str:
         """The conversation as the model's chat template writes it, one placeholder per media item, ready to answer.
 
@@ -107,6 +135,18 @@ class Encoder:
         except (MediaError, DataError, AlignmentError) as error:
             return error
 
+    def _length(self, sample: Sample, found: Sequence[int | MediaError]) -> int | MMReasonError:
+        try:
+            self._check_demos(sample)
+            tokens = len(self._tokenize(self.render(sample)))
+        except DataError as error:
+            return error
+        for item in found:
+            if isinstance(item, MediaError):
+                return item
+            tokens += item - 1  # in place of its one placeholder
+        return tokens
+
     def _encode(self, sample: Sample, found: Sequence[tuple[MediaTensors, ...] | MediaError]) -> Encoded:
         media: list[MediaTensors] = []
         for item in found:
@@ -120,11 +160,8 @@ class Encoder:
             ids = expand_ids(engine_ids, media, self.rules)
         except AlignmentError as error:
             raise AlignmentError(f"{sample.id}: {error}") from error
-        if len(ids) > self.data.max_prompt_tokens:
-            raise BudgetError(
-                f"{sample.id}: prompt over budget: {len(ids)} tokens > data.max_prompt_tokens "
-                f"({self.data.max_prompt_tokens}); raise it, or lower media.*_max_pixels or media.video_max_frames"
-            )
+        if error := self.over_budget(sample, len(ids)):
+            raise error
         prompt = Segment(
             kind="prompt",
             ids=ids,

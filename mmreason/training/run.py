@@ -153,17 +153,7 @@ class Run:
 
     def _over_budget(self, sample: Sample, prompt: Segment) -> BudgetError | None:
         """Why this sample can never be trained on: with an answer it may not fit in a row."""
-        train = self.config.train
-        longest, setting = self.config.rollout.max_new_tokens, "rollout.max_new_tokens"
-        if train.method == "sft":
-            longest, setting = max(self.encoder.demo(text).ids.shape[0] for text in sample.demos), "its demos"
-        tokens = prompt.ids.shape[0] + longest
-        if tokens <= train.row_tokens:
-            return None
-        return BudgetError(
-            f"{sample.id}: prompt over budget: {tokens} tokens with its answer > train.row_tokens "
-            f"({train.row_tokens}); raise it, or lower {setting} or media.*_max_pixels"
-        )
+        return self.encoder.over_row(sample, prompt.ids.shape[0], self.config)
 
     def share(self, total: int) -> int:
         """This process's part of `total` prompts."""

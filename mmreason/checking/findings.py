@@ -1,0 +1,42 @@
+"""What a dry run found, said line by line while it goes on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+SHOWN = 20
+"""Findings of one kind that are printed; all are kept and counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is wrong. Example: `Finding(kind="media", line="a.jsonl:3: image b.png: missing")`"""
+
+    kind: str
+    """"config", "plug-in", "data", "media", "model", "prompt", "gold", "reward" or "leak"."""
+    line: str
+    """Where, what was found, and what was expected or can be done."""
+
+
+class Findings:
+    """Collects findings and says each at once, unless there are many of its kind."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.all: list[Finding] = []
+        self.counts: Counter[str] = Counter()
+
+    def add(self, kind: str, line: str) -> None:
+        """Keep one finding, and print it while there are few of its kind."""
+        self.all.append(Finding(kind=kind, line=line))
+        self.counts[kind] += 1
+        if self.counts[kind] <= SHOWN:
+            self.say(line)
+
+    def tell_rest(self) -> None:
+        """How many of each kind were not printed."""
+        for kind, count in self.counts.items():
+            if count > SHOWN:
+                self.say(f"... and {count - SHOWN} more of kind {kind!r}; --out FILE holds all of them")
