@@ -8,6 +8,7 @@ exit with 0.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import shlex
@@ -70,6 +71,26 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. train.steps=100 rewards.0.weight=2")
     train.set_defaults(verb=_train)
 
+    init = verbs.add_parser("init", help="write a commented config to start from")
+    init.add_argument("file", metavar="RUN.yaml", nargs="?", type=Path, default=Path("run.yaml"))
+    init.add_argument("--method", choices=("grpo", "sft"), default="grpo", help="default: grpo")
+    init.add_argument("--model", metavar="PATH", help="checkpoint to train")
+    init.add_argument("--data", metavar="FILE", action="append", help="training data; may be given several times")
+    init.set_defaults(verb=_init)
+
+    check = verbs.add_parser("check", help="find out what is wrong with a run before it starts; needs no GPU")
+    check.add_argument("config", metavar="RUN.yaml", type=Path)
+    check.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. train.row_tokens=4096")
+    check.add_argument("--rows", metavar="N|all", type=_extent, default=2000, help="rows whose media headers are read, "
+                       "tokens counted and golds scored (default: 2000; schema and files: always all)")  # fmt: skip
+    check.add_argument("--decode", metavar="N|all", type=_extent, default=100, help="rows that are encoded in full, "
+                       "media decoded (default: 100)")  # fmt: skip
+    check.add_argument("--processes", metavar="N", type=int, default=1, help="devices, for the memory forecast")
+    check.add_argument("--answer-format", metavar="TEXT", help="how an answer is written, with {answer} in it; "
+                       "default: as the reward `format` asks")  # fmt: skip
+    check.add_argument("--out", metavar="F", type=Path, help="write all findings here, JSON lines")
+    check.set_defaults(verb=_check)
+
     demo = verbs.add_parser("demo", help="make data, train a tiny model on this machine, show what it learnt")
     demo.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, default=Path("demo_run"))
     demo.add_argument("--seed", type=int, default=0, help="of data, weights and sampling (default: 0)")
@@ -130,6 +151,44 @@ def _train(args: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") == "0":
         _show(folder)
     return 0
+
+
+def _init(args: argparse.Namespace) -> int:
+    from mmreason.starting import init
+
+    init(args.file, method=args.method, model=args.model, data=args.data or ())
+    _show(f"{args.file} written; look through it, then: mmreason check {args.file}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from mmreason.checking import CheckOptions, check
+
+    options = CheckOptions(
+        rows=args.rows, decode=args.decode, processes=args.processes, answer_format=args.answer_format
+    )
+    report = check(args.config, args.overrides, options, say=_show)
+    if args.out:
+        _write_lines(args.out, [{"kind": finding.kind, "line": finding.line} for finding in report.findings])
+    problems = len(report.findings)
+    _show(f"{problems} problem{'s' if problems > 1 else ''} found" if problems else "no problem found")
+    return 2 if problems else 0
+
+
+def _write_lines(path: Path, rows: Sequence[object]) -> None:
+    try:
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"--out {path}: cannot be written ({error.strerror})") from error
+
+
+def _extent(text: str) -> int | None:
+    """How many rows: a number, or "all"."""
+    if text == "all":
+        return None
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a number of rows or 'all'")
+    return int(text)
 
 
 def _demo(args: argparse.Namespace) -> int:

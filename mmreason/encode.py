@@ -160,8 +160,8 @@ class Encoder:
             ids = expand_ids(engine_ids, media, self.rules)
         except AlignmentError as error:
             raise AlignmentError(f"{sample.id}: {error}") from error
-        if error := self.over_budget(sample, len(ids)):
-            raise error
+        if too_long := self.over_budget(sample, len(ids)):
+            raise too_long
         prompt = Segment(
             kind="prompt",
             ids=ids,

@@ -20,6 +20,20 @@ class Finding:
     """Where, what was found, and what was expected or can be done."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOptions:
+    """How closely to look. Example: `CheckOptions(decode=None)` decodes every row's media."""
+
+    rows: int | None = 2000
+    """Rows whose media headers are read, whose tokens are counted and whose golds are scored; None: all."""
+    decode: int | None = 100
+    """Rows among them that are encoded in full; None: all."""
+    processes: int = 1
+    """Devices, for the memory forecast."""
+    answer_format: str | None = None
+    """How an answer is written, with {answer} in it, where the config's `format` reward does not say."""
+
+
 class Findings:
     """Collects findings and says each at once, unless there are many of its kind."""
 

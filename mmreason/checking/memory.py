@@ -22,7 +22,6 @@ from transformers import AttentionInterface
 from mmreason.config import RunConfig
 from mmreason.policy.families import Family, adapter_pattern
 
-GIB = 1 << 30
 _FORECAST = "mmreason_forecast"
 
 
@@ -43,10 +42,10 @@ class Forecast:
         return sum(held.values()) + max(moments)
 
     def table(self) -> list[str]:
-        """Lines of text, in GiB."""
-        lines = [f"{'memory per device, ' + self.title:56}{'GiB':>8}"]
-        lines += [f"{name:56}{size / GIB:>8.2f}" for name, size in self.parts.items()]
-        lines.append(f"{'at the worst moment':56}{self.total / GIB:>8.2f}")
+        """Lines of text."""
+        lines = [f"memory per device, {self.title}"]
+        named = {**self.parts, "at the worst moment": self.total}
+        lines += [f"{name:56}{_size(size):>12}" for name, size in named.items()]
         return [*lines, *(f"({note})" for note in self.notes)]
 
 
@@ -84,7 +83,8 @@ def _states(
     total: int, trained: int, width: int, config: RunConfig, stage: int, processes: int
 ) -> dict[str, int]:
     """Weights, gradients and AdamW's two moments; with DeepSpeed in bf16 its float32 master weights as well."""
-    shared = {name: processes if stage >= least else 1 for name, least in {"optimizer": 1, "gradients": 2, "w": 3}.items()}
+    least = {"optimizer": 1, "gradients": 2, "weights": 3}
+    shared = {name: processes if stage >= lowest else 1 for name, lowest in least.items()}
     if stage and config.train.precision == "bf16":
         weights, gradients, optimizer = 2 * total, 2 * trained, 12 * trained
     elif stage:  # ZeRO keeps its own flat copy of what it updates
@@ -92,7 +92,7 @@ def _states(
     else:
         weights, gradients, optimizer = width * total, width * trained, 2 * width * trained
     return {
-        f"weights ({_count(total)}, {_count(trained)} trained)": weights // shared["w"],
+        f"weights ({_count(total)}, {_count(trained)} trained)": weights // shared["weights"],
         "gradients": gradients // shared["gradients"],
         "optimizer": optimizer // shared["optimizer"],
     }
@@ -128,7 +128,7 @@ def saved_for_backward(model: nn.Module, family: Family, tokens: int) -> int:
 
     held: list[Tensor] = []
     embedded = torch.zeros(1, tokens, language.config.hidden_size, device="meta", requires_grad=True)
-    positions = family.forward_positions(torch.zeros(3, 1, tokens, dtype=torch.int64, device="meta"))
+    positions = torch.zeros(3, 1, tokens, dtype=torch.int64, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         language(
             inputs_embeds=embedded,
@@ -180,6 +180,11 @@ def _notes(config: RunConfig) -> list[str]:
     if towers and not config.model.lora:
         notes.append(f"activations of the trained {' and '.join(sorted(towers))} tower are not in it")
     return notes
+
+
+def _size(number: int) -> str:
+    power = min(3, max(0, (number.bit_length() - 1) // 10))
+    return f"{number / (1 << 10 * power):.1f} {('B', 'KiB', 'MiB', 'GiB')[power]}"
 
 
 def _count(number: int) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mmreason.config.combinations import impossible_in
-from mmreason.config.sections import RunConfig, Section
+from mmreason.config.sections import RunConfig, Section, section_of
 from mmreason.errors import ConfigError
 from mmreason.yaml_file import Place, apply_override, key_lines, read_yaml
 
@@ -39,7 +39,7 @@ def build_config(
     """
     origins: Mapping[Place, str] = {(): origin} if isinstance(origin, str) else origin
     lines = list(wrong)
-    values = _tuples(values)
+    values = _without_empty_sections(_tuples(values))
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
@@ -125,7 +125,7 @@ def leaf_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[st
     """Every dotted key there is, e.g. "train.steps". List items are shown once, as "rewards[].name"."""
     keys: list[str] = []
     for name, info in section.model_fields.items():
-        inner, repeated = _section_of(info.annotation)
+        inner, repeated = section_of(info.annotation)
         if inner is None:
             keys.append(prefix + name)
         else:
@@ -141,7 +141,7 @@ def _usable(
     for name, info in section.model_fields.items():
         where = (*at, name)
         value = values[name] if name in values else info.get_default(call_default_factory=True)
-        inner, repeated = _section_of(info.annotation)
+        inner, repeated = section_of(info.annotation)
         if inner and not repeated and isinstance(value, dict):
             setattr(found, name, _usable(inner, value, bad, where))
         elif not any(loc[: len(where)] == where for loc in bad):
@@ -149,15 +149,11 @@ def _usable(
     return found
 
 
-def _section_of(annotation: Any) -> tuple[type[Section] | None, bool]:
-    """The section class inside `X`, `X | None` or `tuple[X, ...]`, and whether it is repeated."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation, False
-    repeated = getattr(annotation, "__origin__", None) is tuple
-    for argument in getattr(annotation, "__args__", ()):
-        if isinstance(argument, type) and issubclass(argument, Section):
-            return argument, repeated
-    return None, False
+def _without_empty_sections(values: dict[str, Any]) -> dict[str, Any]:
+    """`media:` with nothing, or only comments, under it is a section of defaults."""
+    fields = RunConfig.model_fields
+    empty = {name for name, value in values.items() if value is None and name in fields}
+    return {name: values[name] for name in values if not (name in empty and isinstance(fields[name].default, Section))}
 
 
 def _tuples(value: Any) -> Any:
@@ -200,7 +196,7 @@ def _known(loc: tuple[str | int, ...]) -> list[str]:
     section: type[Section] = RunConfig
     for part in loc:
         if isinstance(part, str):
-            inner, _ = _section_of(section.model_fields[part].annotation)
+            inner, _ = section_of(section.model_fields[part].annotation)
             assert inner is not None, loc
             section = inner
     return list(section.model_fields)

@@ -240,3 +240,14 @@ class RunConfig(Section):
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
+
+
+def section_of(annotation: Any) -> tuple[type[Section] | None, bool]:
+    """The section class inside `X`, `X | None` or `tuple[X, ...]`, and whether it is repeated."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation, False
+    repeated = getattr(annotation, "__origin__", None) is tuple
+    for argument in getattr(annotation, "__args__", ()):
+        if isinstance(argument, type) and issubclass(argument, Section):
+            return argument, repeated
+    return None, False

@@ -1,0 +1,139 @@
+"""The stages of a dry run after the config: names, rows, media, prompts, memory, rewards."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmreason.checking.answers import shape_of
+from mmreason.checking.files import decode_files
+from mmreason.checking.findings import CheckOptions, Findings
+from mmreason.checking.rows import Row, read_all, spread, with_media_there
+from mmreason.checking.selftest import self_test
+from mmreason.config import DataConfig, MediaConfig, RewardConfig, RunConfig, ScoringConfig, TrainConfig
+from mmreason.errors import ConfigError, MMReasonError
+from mmreason.rewards import check_rewards
+
+
+def check_rest(
+    path: str,
+    config: RunConfig | None,
+    sections: dict[str, Any],
+    options: CheckOptions,
+    found: Findings,
+) -> list[str]:
+    """Check everything but the config itself. config: None where it cannot be used; `sections` have what can be.
+
+    Returns lines about what is there.
+    """
+    tables = _Tables(found.say)
+    data = sections.get("data", DataConfig())
+    train = sections.get("train", TrainConfig())
+    _check_names(path, sections, data, train, found)
+    every = read_all(data, train.method, found)
+    there = with_media_there(every, data.media_root, found)
+    tables.add(_counts(every))
+    looked_at = spread(there, options.rows)
+    if config is None:
+        media = sections.get("media", MediaConfig())
+        decode_files(spread(_with_media(looked_at), options.decode), media, data.media_root, found)
+        tables.add(["not checked, for want of a usable config: the checkpoint, tokens per row, memory"])
+    else:
+        looked_at = _check_with_model(config, looked_at, options, found, tables)
+    _test_rewards(looked_at, sections, data, options, found, tables)
+    return tables.lines
+
+
+class _Tables:
+    """Lines about what is there, said as they come."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say, self.lines = say, list[str]()
+
+    def add(self, lines: Sequence[str]) -> None:
+        for line in [*lines, ""] if lines else []:
+            self.lines.append(line)
+            self.say(line)
+
+
+def _check_names(path: str, sections: dict[str, Any], data: DataConfig, train: TrainConfig, found: Findings) -> None:
+    """What the config names: rewards with their options, the DeepSpeed file, data files, the run's folder."""
+    try:
+        check_rewards(sections.get("rewards", ()))
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            found.add("plug-in", f"{path}: {line}")
+    if not data.train:
+        found.add("config", f"{path}: data.train: empty; name at least one data file")
+    if train.deepspeed is not None:
+        try:
+            json.loads(Path(train.deepspeed).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            found.add("plug-in", f"{path}: train.deepspeed: {train.deepspeed} cannot be read as JSON ({error})")
+
+
+def _check_with_model(
+    config: RunConfig, rows: list[Row], options: CheckOptions, found: Findings, tables: _Tables
+) -> list[Row]:
+    """Everything that needs the checkpoint's front. Returns the rows that training could use, with their geometry."""
+    from mmreason.checking.memory import forecast  # torch, which a config with mistakes need not wait for
+    from mmreason.checking.prompts import encode_some, measure, open_front
+
+    _check_folder(config, found)
+    try:
+        front = open_front(config)
+    except MMReasonError as error:
+        found.add("model", str(error))
+        decode_files(spread(_with_media(rows), options.decode), config.media, config.data.media_root, found)
+        return rows
+    with front.pipeline:
+        usable, lengths = measure(front, config, rows, found)
+        decoded = encode_some(front, spread(_with_media(usable), options.decode), found)
+    tables.add(lengths.table())
+    if lengths.dropped:
+        tables.add([f"{len(lengths.dropped)} of {len(rows)} rows would be dropped:", *lengths.dropped[:10]])
+    tables.add([f"{decoded} media items of {min(len(usable), options.decode or len(usable))} rows decoded"])
+    tables.add(forecast(front.family, front.model_config, config, lengths.longest, options.processes).table())
+    return usable
+
+
+def _check_folder(config: RunConfig, found: Findings) -> None:
+    folder = Path(config.run_dir)
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        found.add("config", f"run_dir: {folder}: no folder can be made there ({nearest} is no writable folder)")
+
+
+def _test_rewards(
+    rows: Sequence[Row],
+    sections: dict[str, Any],
+    data: DataConfig,
+    options: CheckOptions,
+    found: Findings,
+    tables: _Tables,
+) -> None:
+    rewards: Sequence[RewardConfig] = sections.get("rewards") or (RewardConfig(name="accuracy"),)
+    try:
+        check_rewards(rewards)
+        shape = shape_of(rewards, options.answer_format)
+    except ConfigError as error:
+        if "rewards" in sections and str(error).startswith(("reward format: pattern", "--answer")):
+            found.add("reward", str(error))
+        return
+    scoring = sections.get("scoring", ScoringConfig())
+    tables.add(self_test(rows, rewards, scoring, shape, data.system, found))
+
+
+def _with_media(rows: Sequence[Row]) -> list[Row]:
+    """Rows with media; the others have nothing to decode."""
+    return [row for row in rows if row.sample.media]
+
+
+def _counts(rows: Sequence[Row]) -> list[str]:
+    """Rows by what they are for and by modality."""
+    counted = Counter((row.which, row.sample.modality) for row in rows)
+    return [f"{which:8}{modality:16}{count:>8} rows" for (which, modality), count in sorted(counted.items())]
