@@ -1,3 +1,88 @@
-"""mmreason: train open vision- and audio-language models to reason over images, video and audio."""
+"""mmreason: train open vision- and audio-language models to reason over images, video and audio.
+
+Every verb of the command line is a function here. A config is the path of a YAML file, a dictionary, or a `RunConfig`;
+overrides are texts such as "train.steps=100". Mistakes raise `mmreason.errors.MMReasonError`. Importing this imports
+nothing else: what a function needs is imported when it is called. Two more verbs are functions of their packages:
+`mmreason.demo.run.main` and `mmreason.rewards.describe`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from mmreason.config import RunConfig
+    from mmreason.diagnosis import Diagnosis
+    from mmreason.evaluation.verb import Evaluation
+    from mmreason.scoring import ScoreSummary
 
 __version__ = "0.1.0"
+__all__ = ["doctor", "evaluate", "report", "score", "train"]
+
+Config: TypeAlias = "RunConfig | Mapping[str, Any] | str | Path"
+
+
+def train(config: Config, *overrides: str) -> Path:
+    """`mmreason train`: train to the end; returns the folder of the trained model.
+
+    Calling it again with the same config goes on where an earlier call stopped. Raises `training.StopRequested` after
+    an interrupt, when all is saved. In a thread other than the main one, interrupts are not seen.
+    """
+    from mmreason.config import as_config
+
+    checked = as_config(config, overrides)
+    from mmreason.training import run  # imports torch: a wrong config is refused before that
+
+    return run(checked)
+
+
+def evaluate(
+    config: Config,
+    *overrides: str,
+    model: str | Path | None = None,
+    out: str | Path | None = None,
+    fresh: bool = False,
+) -> Evaluation:
+    """`mmreason eval`: answer `data.eval`; the result prints as a table and has `metrics` and `result.rows`.
+
+    `model`: a checkpoint other than `model.path`. `out`: folder of eval.jsonl and eval.json, other than run_dir.
+    `fresh`: ask questions that are answered there again.
+    """
+    from mmreason.config import as_config
+
+    checked = as_config(config, overrides)
+    from mmreason.evaluation.verb import evaluate_config
+
+    return evaluate_config(checked, model=model, out=out, fresh=fresh)
+
+
+def score(file: str | Path, *rewards: str, config: Config | None = None, out: str | Path | None = None) -> ScoreSummary:
+    """`mmreason score`: score the completions of a JSONL file by rewards ("accuracy rel_tol=0.01") or a config's.
+
+    Lines go to `out`, else to standard output; returned are counts and `means`.
+    """
+    from mmreason.scoring import score_with
+
+    return score_with(file, rewards, config, out)
+
+
+def report(run_dir: str | Path) -> Path:
+    """`mmreason report`: write report.html of a run that is going on, was killed or has finished; returns its path."""
+    from mmreason.errors import DataError
+    from mmreason.reporting import require_run, write_report
+
+    folder = Path(run_dir)
+    try:
+        require_run(folder)
+        return write_report(folder, title=folder.resolve().name)
+    except OSError as error:
+        raise DataError(f"{folder}: the report cannot be written ({error.strerror})") from error
+
+
+def doctor() -> Diagnosis:
+    """`mmreason doctor`: what works on this machine, and how to mend what does not; it prints as its lines."""
+    from mmreason.diagnosis import doctor as look
+
+    return look()

@@ -11,19 +11,14 @@ import argparse
 import json
 import logging
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mmreason import __version__
-from mmreason.errors import ConfigError, DataError, MMReasonError
-
-if TYPE_CHECKING:
-    from mmreason.config import RewardConfig
+import mmreason
+from mmreason.errors import DataError, MMReasonError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,34 +57,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mmreason", description="Train vision- and audio-language models to reason over images, video and audio."
     )
-    parser.add_argument("--version", action="version", version=f"mmreason {__version__}")
+    parser.add_argument("--version", action="version", version=f"mmreason {mmreason.__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    train = verbs.add_parser("train", help="train a model by a config file; goes on where an earlier run stopped")
-    train.add_argument("config", metavar="RUN.yaml", type=Path)
-    train.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. train.steps=100 rewards.0.weight=2")
-    train.set_defaults(verb=_train)
-
-    init = verbs.add_parser("init", help="write a commented config to start from")
-    init.add_argument("file", metavar="RUN.yaml", nargs="?", type=Path, default=Path("run.yaml"))
-    init.add_argument("--method", choices=("grpo", "sft"), default="grpo", help="default: grpo")
-    init.add_argument("--model", metavar="PATH", help="checkpoint to train")
-    init.add_argument("--data", metavar="FILE", action="append", help="training data; may be given several times")
-    init.set_defaults(verb=_init)
-
-    check = verbs.add_parser("check", help="find out what is wrong with a run before it starts; needs no GPU")
-    check.add_argument("config", metavar="RUN.yaml", type=Path)
-    check.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. train.row_tokens=4096")
-    check.add_argument("--rows", metavar="N|all", type=_extent, default=2000, help="rows whose media headers are read, "
-                       "tokens counted and golds scored (default: 2000; schema and files: always all)")  # fmt: skip
-    check.add_argument("--decode", metavar="N|all", type=_extent, default=100, help="rows that are encoded in full, "
-                       "media decoded (default: 100)")  # fmt: skip
-    check.add_argument("--processes", metavar="N", type=int, default=1, help="devices, for the memory forecast")
-    check.add_argument("--answer-format", metavar="TEXT", help="how an answer is written, with {answer} in it; "
-                       "default: as the reward `format` asks")  # fmt: skip
-    check.add_argument("--out", metavar="F", type=Path, help="write all findings here, JSON lines")
-    check.set_defaults(verb=_check)
+    _add_verbs_of_a_config(verbs)
 
     demo = verbs.add_parser("demo", help="make data, train a tiny model on this machine, show what it learnt")
     demo.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, default=Path("demo_run"))
@@ -119,22 +91,39 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_reward(text: str) -> RewardConfig:
-    """`NAME [option=value ...]` as a reward of a config. Values are YAML; quote those with spaces in them.
+def _add_verbs_of_a_config(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    train = verbs.add_parser("train", help="train a model by a config file; goes on where an earlier run stopped")
+    train.add_argument("config", metavar="RUN.yaml", type=Path)
+    train.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. train.steps=100 rewards.0.weight=2")
+    train.set_defaults(verb=_train)
 
-    Raises ConfigError: no name, or an option without a value.
-    """
-    from mmreason.config import RewardConfig
-    from mmreason.yaml_file import apply_override
+    init = verbs.add_parser("init", help="write a commented config to start from")
+    init.add_argument("file", metavar="RUN.yaml", nargs="?", type=Path, default=Path("run.yaml"))
+    init.add_argument("--method", choices=("grpo", "sft"), default="grpo", help="default: grpo")
+    init.add_argument("--model", metavar="PATH", help="checkpoint to train")
+    init.add_argument("--data", metavar="FILE", action="append", help="training data; may be given several times")
+    init.set_defaults(verb=_init)
 
-    try:
-        name, *options = shlex.split(text)
-    except ValueError as error:
-        raise ConfigError(f"--reward {text!r}: expected NAME [option=value ...] ({error})") from error
-    values: dict[str, object] = {}
-    for option in options:
-        apply_override(values, option)
-    return RewardConfig(name=name, options=values)
+    check = verbs.add_parser("check", help="find out what is wrong with a run before it starts; needs no GPU")
+    check.add_argument("config", metavar="RUN.yaml", type=Path)
+    check.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. train.row_tokens=4096")
+    check.add_argument("--rows", metavar="N|all", type=_extent, default=2000, help="rows whose media headers are read, "
+                       "tokens counted and golds scored (default: 2000; schema and files: always all)")  # fmt: skip
+    check.add_argument("--decode", metavar="N|all", type=_extent, default=100, help="rows that are encoded in full, "
+                       "media decoded (default: 100)")  # fmt: skip
+    check.add_argument("--processes", metavar="N", type=int, default=1, help="devices, for the memory forecast")
+    check.add_argument("--answer-format", metavar="TEXT", help="how an answer is written, with {answer} in it; "
+                       "default: as the reward `format` asks")  # fmt: skip
+    check.add_argument("--out", metavar="F", type=Path, help="write all findings here, JSON lines")
+    check.set_defaults(verb=_check)
+
+    evaluation = verbs.add_parser("eval", help="answer the held-out data; accuracy, pass@k, majority vote; goes on")
+    evaluation.add_argument("config", metavar="RUN.yaml", type=Path)
+    evaluation.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. eval.n=8 eval.temperature=0.8")
+    evaluation.add_argument("--model", metavar="FOLDER", type=Path, help="evaluate this, not the config's model.path")
+    evaluation.add_argument("--out", metavar="FOLDER", type=Path, help="write eval.jsonl here, not to run_dir")
+    evaluation.add_argument("--fresh", action="store_true", help="ask every question again")
+    evaluation.set_defaults(verb=_eval)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -142,10 +131,10 @@ def _train(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, args.overrides)
     _quiet_libraries()
-    from mmreason.training import StopRequested, run  # imports torch: a wrong config is refused before that
+    from mmreason.training import StopRequested
 
     try:
-        folder = run(config)
+        folder = mmreason.train(config)
     except StopRequested:
         return 0  # what was asked for; the same command goes on
     if os.environ.get("RANK", "0") == "0":
@@ -191,6 +180,18 @@ def _extent(text: str) -> int | None:
     return int(text)
 
 
+def _eval(args: argparse.Namespace) -> int:
+    from mmreason.config import load_config
+
+    config = load_config(args.config, args.overrides)
+    _quiet_libraries()
+    with _sigterm_exits():
+        found = mmreason.evaluate(config, model=args.model, out=args.out, fresh=args.fresh)
+    if found.is_main:
+        _show(found)
+    return 0
+
+
 def _demo(args: argparse.Namespace) -> int:
     _quiet_libraries()
     from mmreason.demo.run import main as demo
@@ -218,18 +219,8 @@ def _quiet_libraries() -> None:
 
 
 def _score(args: argparse.Namespace) -> int:
-    from mmreason.config import load_config
-    from mmreason.scoring import score_file
-
-    if bool(args.reward) == bool(args.config):
-        raise ConfigError("score: give either --reward (`mmreason rewards` lists them) or --config")
     with _sigterm_exits():
-        if args.config:
-            config = load_config(args.config)
-            rewards = config.rewards or [parse_reward("accuracy")]  # as SFT, whose evaluations need one
-            summary = score_file(args.file, rewards, args.out, config.scoring, config.data.media_root)
-        else:
-            summary = score_file(args.file, [parse_reward(text) for text in args.reward], args.out)
+        summary = mmreason.score(args.file, *(args.reward or ()), config=args.config, out=args.out)
     means = ", ".join(f"{name} {mean:.4g}" for name, mean in summary.means.items())
     print(
         f"{summary.lines} lines, {summary.completions} completions, {summary.failed} without a score"
@@ -251,13 +242,7 @@ def _sigterm_exits() -> Iterator[None]:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from mmreason.reporting import require_run, write_report
-
-    require_run(args.folder)
-    try:
-        _show(write_report(args.folder, title=args.folder.resolve().name))
-    except OSError as error:
-        raise DataError(f"{args.folder}: the report cannot be written ({error.strerror})") from error
+    _show(mmreason.report(args.folder))
     return 0
 
 
@@ -270,9 +255,7 @@ def _rewards(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from mmreason.diagnosis import doctor
-
-    lines, works = doctor()
+    lines, works = mmreason.doctor()
     _show(*lines)
     return 0 if works else 1
 

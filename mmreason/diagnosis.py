@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
 
 from mmreason import __version__
 
@@ -49,8 +50,18 @@ MEND = {
 """How to mend a package that is installed and does not import, where installing it again may not do."""
 
 
-def doctor() -> tuple[list[str], bool]:
-    """Lines to print, and whether everything that a run needs is there."""
+class Diagnosis(NamedTuple):
+    """What `doctor` found: lines to print, and whether everything that a run needs is there."""
+
+    lines: list[str]
+    works: bool
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines)
+
+
+def doctor() -> Diagnosis:
+    """Look at every part once."""
     packages = list(_packages())
     decoders = list(_decoders())
     lines = [
@@ -63,7 +74,7 @@ def doctor() -> tuple[list[str], bool]:
     ]
     lacking = [line for line in [*packages, *decoders] if line.startswith(_BAD)]
     lines.append("all that a run needs is here" if not lacking else f"to mend: {len(lacking)} (lines with {_BAD!r})")
-    return lines, not lacking
+    return Diagnosis(lines, not lacking)
 
 
 _GOOD, _BAD, _NONE = "ok  ", "LACK", "--  "

@@ -12,23 +12,25 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from mmreason.config import DataSource, RewardConfig, ScoringConfig
+from mmreason.config import DataSource, RewardConfig, RunConfig, ScoringConfig, as_config
 from mmreason.data import read_rows, sample_from_row
-from mmreason.errors import DataError
+from mmreason.errors import ConfigError, DataError
 from mmreason.rewards.base import keep_mask
 from mmreason.rewards.pool import RewardPool
 from mmreason.types import Rollout, Sample, Score
+from mmreason.yaml_file import apply_override
 
 LINES_AT_ONCE = 256
 """Lines that are scored, and held in memory, together."""
@@ -65,6 +67,37 @@ class ScoreSummary:
                     self.counts[name] += 1
 
 
+def score_with(
+    file: str | Path,
+    rewards: Sequence[str],
+    config: RunConfig | Mapping[str, Any] | str | Path | None,
+    out: str | Path | None,
+) -> ScoreSummary:
+    """`score_file` by rewards as `parse_reward` reads them, or by those of a config. Raises ConfigError for neither."""
+    if bool(rewards) == (config is not None):
+        raise ConfigError("score: give either --reward (`mmreason rewards` lists them) or --config")
+    if config is None:
+        return score_file(file, [parse_reward(text) for text in rewards], out)
+    run = as_config(config)
+    named = run.rewards or [parse_reward("accuracy")]  # as SFT, whose evaluations need one
+    return score_file(file, named, out, run.scoring, run.data.media_root)
+
+
+def parse_reward(text: str) -> RewardConfig:
+    """`NAME [option=value ...]` as a reward of a config. Values are YAML; quote those with spaces in them.
+
+    Raises ConfigError: no name, or an option without a value.
+    """
+    try:
+        name, *options = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"--reward {text!r}: expected NAME [option=value ...] ({error})") from error
+    values: dict[str, object] = {}
+    for option in options:
+        apply_override(values, option)
+    return RewardConfig(name=name, options=values)
+
+
 def score_file(
     path: str | Path,
     rewards: Sequence[RewardConfig],
@@ -85,11 +118,10 @@ def score_file(
     with _readable_twice(path) as file:
         for _ in _lines(path, file, root):
             pass
-        with RewardPool(rewards, scoring) as pool, _output(path, out) as output:
+        with RewardPool(rewards, scoring) as pool, _output(path, out) as write:
             every = _lines(path, file, root)
             while lines := list(islice(every, LINES_AT_ONCE)):
-                output.writelines(_scored(lines, pool, scoring, summary))
-                output.flush()
+                write(list(_scored(lines, pool, scoring, summary)))
             summary.errors = +pool.errors
     return summary
 
@@ -112,7 +144,11 @@ def _as_json(score: Score) -> dict[str, Any]:
 @contextmanager
 def _readable_twice(path: Path) -> Iterator[Path]:
     """The file itself, or a copy of what a pipe gives only once."""
-    if path.is_file() or path.is_dir() or not path.exists():  # a folder or nothing: reading it says what is wrong
+    try:
+        given_once = path.exists() and not path.is_file() and not path.is_dir()
+    except OSError:  # a name that is too long, say; reading it says what is wrong, as for a folder or nothing
+        given_once = False
+    if not given_once:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="mmreason-score-") as folder:
@@ -166,20 +202,43 @@ def _short(value: Any) -> str:
 
 
 @contextmanager
-def _output(path: Path, out: str | Path | None) -> Iterator[TextIO]:
-    """Standard output; a pipe, device or link as it stands; or a file that has its name only when all is written."""
-    name = "standard output" if out is None else str(out)
+def _output(path: Path, out: str | Path | None) -> Iterator[Callable[[list[str]], None]]:
+    """Writes lines to standard output; to a pipe, device or link as it stands; or to a file that has its name only
+    when all is written. What goes wrong with it is a DataError that names it."""
+    if out is None:
+        yield _writer(sys.stdout, "standard output")
+        return
+    with _blamed_on(out):
+        target = _checked_target(Path(out), path)
+        as_it_stands = target.is_symlink() or (target.exists() and not target.is_file())
+        written = target if as_it_stands else target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        file = written.open("w", encoding="utf-8")
     try:
-        if out is None:
-            yield sys.stdout
-            return
-        out = _checked_target(Path(out), path)
-        if out.is_symlink() or (out.exists() and not out.is_file()):
-            with open(out, "w", encoding="utf-8") as file:
-                yield file
-            return
-        with _complete_or_absent(out) as file:
-            yield file
+        yield _writer(file, out)
+        with _blamed_on(out):
+            file.close()
+            if not as_it_stands:
+                written.replace(target)
+    finally:
+        with suppress(OSError):  # what could not be written is still in its buffer
+            file.close()
+        if not as_it_stands:
+            written.unlink(missing_ok=True)
+
+
+def _writer(file: TextIO, name: str | Path) -> Callable[[list[str]], None]:
+    def write(lines: list[str]) -> None:
+        with _blamed_on(name):
+            file.writelines(lines)
+            file.flush()
+
+    return write
+
+
+@contextmanager
+def _blamed_on(name: str | Path) -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:  # the reader has seen enough: the command line knows what to do
         raise
     except OSError as error:
@@ -192,15 +251,3 @@ def _checked_target(out: Path, path: Path) -> Path:
     if out.is_file() and out.samefile(path):
         raise DataError(f"{out}: is the input file itself; give another --out")
     return out
-
-
-@contextmanager
-def _complete_or_absent(out: Path) -> Iterator[TextIO]:
-    """A file under another name, which is renamed at the end, or removed when something goes wrong."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            yield file
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -83,12 +83,18 @@ def accuracy(
     return [_sane(rollout.text, golds, sample, TASKS[kind], require_tags, rel_tol, correct_at) for rollout in rollouts]
 
 
-def _sane(
-    text: str, golds: Sequence[Any], sample: Sample, task: Task, require_tags: bool, rel_tol: float, correct_at: float
-) -> Score:
+def answer_of(text: str, require_tags: bool = True) -> str | None:
+    """What the last `<answer>` of a text holds; without tags, where they are not required, all after `</think>`."""
     answer = extract_answer(text)
     if answer is None and not require_tags and "<answer>" not in text:
         answer = text.rpartition("</think>")[2].strip() or None
+    return answer
+
+
+def _sane(
+    text: str, golds: Sequence[Any], sample: Sample, task: Task, require_tags: bool, rel_tol: float, correct_at: float
+) -> Score:
+    answer = answer_of(text, require_tags)
     if answer is None:
         return _score(0.0, None, correct_at)
     grades = [task.grade(answer, gold, sample, rel_tol) for gold in golds]

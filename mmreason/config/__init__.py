@@ -4,10 +4,11 @@ A config is a YAML file plus `dotted.key=value` overrides. Nothing here imports 
 takes a fraction of a second on any machine.
 """
 
-from mmreason.config.loading import build_config, inspect_config, leaf_keys, load_config
+from mmreason.config.loading import as_config, build_config, inspect_config, leaf_keys, load_config
 from mmreason.config.sections import (
     DataConfig,
     DataSource,
+    EvalConfig,
     GrpoConfig,
     LoraConfig,
     MediaConfig,
@@ -23,6 +24,7 @@ from mmreason.config.sections import (
 __all__ = [
     "DataConfig",
     "DataSource",
+    "EvalConfig",
     "GrpoConfig",
     "LoraConfig",
     "MediaConfig",
@@ -33,6 +35,7 @@ __all__ = [
     "ScoringConfig",
     "Section",
     "TrainConfig",
+    "as_config",
     "build_config",
     "inspect_config",
     "leaf_keys",

@@ -30,6 +30,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return build_config(values, origins, wrong)
 
 
+def as_config(config: RunConfig | Mapping[str, Any] | str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """A config however it is given: the path of a YAML file, a dictionary, or one that is made already."""
+    if isinstance(config, str | Path):
+        return load_config(config, overrides)
+    if isinstance(config, RunConfig) and not overrides:
+        return config
+    values = config.model_dump(mode="json") if isinstance(config, RunConfig) else copy.deepcopy(dict(config))
+    origins: dict[Place, str] = {(): "config"}
+    wrong = _apply(overrides, values, origins)
+    return build_config(values, origins, wrong)
+
+
 def build_config(
     values: dict[str, Any], origin: str | Mapping[Place, str] = "config", wrong: Sequence[str] = ()
 ) -> RunConfig:
@@ -71,6 +83,11 @@ def _read(file: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[Pl
     """The values, where each was given, and the overrides that cannot be applied."""
     values = read_yaml(file)
     origins: dict[Place, str] = {(): str(file)} | {at: f"{file}:{line}" for at, line in key_lines(file).items()}
+    return values, origins, _apply(overrides, values, origins)
+
+
+def _apply(overrides: Sequence[str], values: dict[str, Any], origins: dict[Place, str]) -> list[str]:
+    """Put the overrides into `values` and `origins`; those that cannot be applied."""
     wrong: list[str] = []
     for override in overrides:
         try:
@@ -78,7 +95,7 @@ def _read(file: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[Pl
             origins[_place(override.partition("=")[0])] = f"override {override!r}"
         except ConfigError as error:
             wrong.append(str(error))
-    return values, origins, wrong
+    return wrong
 
 
 def _place(key: str) -> Place:

@@ -159,6 +159,15 @@ class ScoringConfig(Section):
     """Longest time for one group and one reward; then the worker is killed and replaced."""
 
 
+class EvalConfig(Section):
+    """Of `mmreason eval`; evaluations during training give one greedy answer."""
+
+    n: int = Field(1, ge=1)
+    """Answers per question. One is greedy; more are sampled, for pass@k and majority vote."""
+    temperature: float = Field(1.0, gt=0)
+    """Of sampled answers; top_p, top_k, max_new_tokens and stop are those of rollout."""
+
+
 class GrpoConfig(Section):
     advantage: Literal["group", "group_mean", "batch", "rloo"] = "group"
     """group: (r - mean) / std of the group; group_mean: r - mean (Dr.GRPO); batch: r - group mean, over batch std;
@@ -231,6 +240,7 @@ class RunConfig(Section):
     rollout: RolloutConfig = RolloutConfig()
     rewards: tuple[RewardConfig, ...] = ()
     scoring: ScoringConfig = ScoringConfig()
+    eval: EvalConfig = EvalConfig()
     grpo: GrpoConfig = GrpoConfig()
     train: TrainConfig = TrainConfig()
 

@@ -6,6 +6,7 @@ What is not here: no critic, no base trainer, no branch per variant or modality.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -138,7 +139,11 @@ def sampling_metrics(run: Run, collected: Collected) -> dict[str, float]:
 
 
 def mean(changes: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Metrics averaged over the optimizer steps of one batch; `updates` says how many there were."""
-    names = {name for change in changes for name in change}
-    joined = {name: torch.tensor([c[name] for c in changes]).mean().item() for name in sorted(names)}
+    """Metrics of one batch from those of its optimizer steps: sums of `tokens/...`, means of all others.
+
+    `updates` says how many steps there were.
+    """
+    names = sorted({name for change in changes for name in change})
+    sums = {name: math.fsum(change[name] for change in changes) for name in names}
+    joined = {name: total if name.startswith("tokens/") else total / len(changes) for name, total in sums.items()}
     return {**joined, "updates": float(len(changes))}

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mmreason.cli import build_parser, main, parse_reward
+from mmreason.cli import build_parser, main
 from mmreason.errors import ConfigError
+from mmreason.scoring import parse_reward
 
 
 def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -63,7 +64,7 @@ assert "torch" not in sys.modules
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("train", "demo", "score", "report", "rewards", "doctor"):
+    for verb in ("train", "eval", "demo", "score", "report", "rewards", "doctor"):
         with pytest.raises(SystemExit) as stop:
             build_parser().parse_args([verb, "--help"])
         assert stop.value.code == 0
@@ -206,3 +207,11 @@ def test_signals_end_score_and_leave_nothing_behind(tmp_path: Path, number: int,
     assert process.returncode == status, errors
     assert "Traceback" not in errors
     assert not [path.name for path in tmp_path.iterdir() if "o.jsonl" in path.name]
+
+
+@pytest.mark.parametrize("line", [["report", "x" * 300], ["score", "x" * 300, "--reward", "accuracy"]])
+def test_names_that_no_file_can_have_are_one_line(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("mmreason: xxx")
+    assert "File name too long" in error

@@ -2,6 +2,7 @@ import json
 import os
 import stat
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -207,3 +208,29 @@ def test_media_paths_are_not_checked_without_a_root(tmp_path: Path, item: dict[s
     assert read(tmp_path / "out.jsonl")[0]["scores"][0]["total"] == 1.0
     with pytest.raises(DataError, match="outside the media root"):
         score_file(source, REWARDS, tmp_path / "out.jsonl", media_root=folder)
+
+
+def test_names_that_no_file_can_have_are_one_line(tmp_path: Path) -> None:
+    long = "x" * 300
+    with pytest.raises(DataError, match="File name too long"):
+        score_file(tmp_path / long, [RewardConfig(name="accuracy")])
+    (tmp_path / "in.jsonl").write_text('{"answer": "5", "completions": ["5"]}\n')
+    with pytest.raises(DataError, match=r"cannot be written \(File name too long\)"):
+        score_file(tmp_path / "in.jsonl", [RewardConfig(name="accuracy")], tmp_path / long)
+
+
+def test_only_what_goes_wrong_with_the_output_is_blamed_on_it(tmp_path: Path) -> None:
+    """A worker that cannot be started is no fault of the file that is written."""
+    (tmp_path / "in.jsonl").write_text('{"answer": "5", "completions": ["5"]}\n' * 3)
+    (tmp_path / "mean.py").write_text(
+        "import os, resource\n\n"
+        "def fn(sample, text):\n"
+        "    resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (3, 3))\n"
+        "    os._exit(3)\n"
+    )
+    line = [sys.executable, "-m", "mmreason.cli", "score", "in.jsonl", "--reward", "mean.py:fn", "--out", "out.jsonl"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert "out.jsonl: cannot be written" not in done.stderr
+    assert "Too many open files" in done.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+    assert len(list(tmp_path.iterdir())) == 2, "no half-written file"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mmreason.training.grpo import mean
 from mmreason.training.metrics import GALLERY, METRICS, MetricsLog, Progress, Stopwatch
 from mmreason.training.tally import Tally, tally_groups
 from mmreason.types import Message, Rollout, RolloutGroup, Sample, Score
@@ -102,3 +103,9 @@ def test_groups_are_told_apart() -> None:
     assert (means["groups/all_right"], means["groups/all_wrong"], means["reward/errors"]) == (0.25, 0.5, 0.2)
     assert means["reward/mean"] == means["reward/source/s"] == pytest.approx(4.2 / 8)
     assert means["truncated"] == 1
+
+
+def test_tokens_of_a_batch_are_added_up_over_its_updates() -> None:
+    changes = [{"tokens/forwarded": 10.0, "nll": 1.0}, {"tokens/forwarded": 30.0, "nll": 2.0}]
+    assert mean(changes) == {"tokens/forwarded": 40.0, "nll": 1.5, "updates": 2.0}
+    assert mean([]) == {"updates": 0.0}

@@ -1,0 +1,154 @@
+"""`mmreason eval`: answers to `data.eval` by a checkpoint, in one process or several, kept as they come.
+
+With several processes every one answers its share of each round and all of them meet after it, so that none waits
+longer than one round; the main one writes the round's rows in the order of the data.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mmreason.config import RewardConfig, RunConfig, ScoringConfig
+from mmreason.data import load_all
+from mmreason.encode import Encoder
+from mmreason.errors import ConfigError, MMReasonError
+from mmreason.evaluation import EvalResult, EvalRow, evaluate
+from mmreason.evaluation.file import EvalFile, settings_of
+from mmreason.policy.policy import load_policy
+from mmreason.processors.pipeline import MediaPipeline
+from mmreason.rewards import check_rewards
+from mmreason.rewards.pool import RewardPool
+from mmreason.rollout.base import SamplingParams
+from mmreason.rollout.hf import HFEngine
+from mmreason.training.engine import Engine
+from mmreason.types import Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Evaluation:
+    """What `evaluate_config` found. Printed, it is the table."""
+
+    result: EvalResult
+    rows_file: Path
+    """One line per question, with every answer."""
+    numbers_file: Path
+    """The settings and all numbers."""
+    is_main: bool
+    """Whether this process is the one that writes and prints."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers of `eval.json`."""
+        return self.result.metrics()
+
+    def __repr__(self) -> str:
+        return f"{self.result.table()}\n{self.rows_file}"
+
+
+def evaluate_config(
+    config: RunConfig, *, model: str | Path | None = None, out: str | Path | None = None, fresh: bool = False
+) -> Evaluation:
+    """Evaluate `model` (default: `model.path`) on `data.eval`; write eval.jsonl and eval.json to `out` (run_dir).
+
+    Questions that are in eval.jsonl already are not asked again. Raises ConfigError (no eval data; eval.jsonl holds
+    answers under other settings, and not `fresh`), DataError, ModelError, RewardError.
+    """
+    if not config.data.eval:
+        raise ConfigError("data.eval: empty; name at least one data file")
+    check_rewards(config.rewards)
+    path = config.model.path if model is None else str(model)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"path": path, "lora": None})})
+    samples = load_all(config.data, "eval")
+    engine = Engine(config.train.model_copy(update={"deepspeed": None}))
+    file = EvalFile(Path(out or config.run_dir), settings_of(config, samples), fresh=fresh and engine.is_main)
+    known = {row.id: row for row in _answered(file, engine)}
+    missing = [sample for sample in samples if sample.id not in known]
+    if missing:
+        if engine.is_main:
+            file.write_numbers(None)
+        with _opened(config, engine) as answer, _progress(len(samples), len(known), engine.is_main) as bar:
+            for part in _rounds(missing, config, engine.world):
+                rows = _in_order(engine.gather(answer(part[engine.rank :: engine.world])))
+                if engine.is_main:
+                    file.append(rows)
+                known |= {row.id: row for row in rows}
+                bar.update(len(rows))
+    result = EvalResult(rows=tuple(known[sample.id] for sample in samples))
+    if engine.is_main:
+        file.write_numbers(result.metrics())
+    return Evaluation(result=result, rows_file=file.rows, numbers_file=file.numbers, is_main=engine.is_main)
+
+
+def _answered(file: EvalFile, engine: Engine) -> list[EvalRow]:
+    """What the file holds, or why it cannot be used: read by the main process and told to all."""
+    found: list[EvalRow] | MMReasonError = []
+    if engine.is_main:
+        try:
+            found = file.load()
+        except MMReasonError as error:
+            found = error
+    found = engine.gather(found)[0]
+    if isinstance(found, MMReasonError):
+        raise found
+    return found
+
+
+def _rounds(samples: Sequence[Sample], config: RunConfig, world: int) -> Iterator[Sequence[Sample]]:
+    """Parts of the data in order, each as much as all processes decode side by side."""
+    size = world * max(1, config.rollout.max_rows // config.eval.n)
+    return (samples[start : start + size] for start in range(0, len(samples), size))
+
+
+def _in_order(parts: Sequence[EvalResult]) -> list[EvalRow]:
+    """Rows of all processes in the order of the data, of which each took every world-th."""
+    count = sum(len(part.rows) for part in parts)
+    return [parts[index % len(parts)].rows[index // len(parts)] for index in range(count)]
+
+
+@contextmanager
+def _opened(config: RunConfig, engine: Engine) -> Iterator[Any]:
+    """A function from samples to their EvalResult, with model, workers and rewards behind it."""
+    policy = load_policy(config.model, engine.device, trained=False)
+    traits = policy.family.traits(policy.base.config)
+    rollout, n = config.rollout, config.eval.n
+    params = SamplingParams(
+        greedy=n == 1,
+        temperature=config.eval.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        max_new_tokens=rollout.max_new_tokens,
+        stop=rollout.stop,
+    )
+    with ExitStack() as stack:
+        pipeline = MediaPipeline(config.media, traits, policy.processor, config.data.media_root)
+        stack.callback(pipeline.close)
+        encoder = Encoder(policy.processor, policy.tokenizer, policy.rules, pipeline, config.data)
+        decoder = HFEngine(policy, encoder, rollout.max_rows)
+        rewards = config.rewards or (RewardConfig(name="accuracy"),)
+        score = stack.enter_context(RewardPool(rewards, config.scoring)).score
+        vote = stack.enter_context(_voters(config)).score if n > 1 else None
+
+        def answer(samples: Sequence[Sample]) -> EvalResult:
+            return evaluate(samples, encoder, decoder, score, params, n, vote, config.seed)
+
+        yield answer
+
+
+def _voters(config: RunConfig) -> RewardPool:
+    """Tells which answers are the same, by the options of the config's accuracy reward."""
+    given = next((reward.options for reward in config.rewards if reward.name == "accuracy"), {})
+    options = {name: value for name, value in given.items() if name in ("task", "require_tags", "rel_tol")}
+    scoring = ScoringConfig(workers=config.scoring.workers, deadline_s=config.scoring.deadline_s)
+    return RewardPool([RewardConfig(name="mmreason.rewards.agreement:agreement", options=options)], scoring)
+
+
+def _progress(total: int, done: int, active: bool) -> Any:
+    interval = 0.1 if sys.stderr.isatty() else 10  # seconds; a log file is not redrawn, it grows
+    return tqdm(total=total, initial=done, disable=not active, desc="eval", dynamic_ncols=True, mininterval=interval)
