@@ -1,29 +1,31 @@
-"""Data files -> rows: JSONL, Parquet and `datasets` data sets, with where each row stands.
+"""Data files -> rows: JSON, JSONL, Parquet and `datasets` data sets, with where each row stands.
 
 What a row means is not known here. pyarrow and datasets are imported only when a source needs them.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from mmreason.config import DataSource
 from mmreason.errors import DataError
+from mmreason.json_list import list_elements
 
 Row = tuple[str, Any]
 """(where it stands, e.g. "data/train.jsonl:17"; the decoded row, or a DataError)."""
 
-_ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
 
 
 def read_rows(source: DataSource) -> Iterator[Row]:
     """(origin, row or DataError) of every row, at most `source.limit`."""
-    read = {"jsonl": _jsonl, "parquet": _parquet, "datasets": _datasets}[_format(source)]
+    read = {"json": _json, "jsonl": _jsonl, "parquet": _parquet, "datasets": _datasets}[_format(source)]
     return islice(read(source), source.limit)
 
 
@@ -33,29 +35,55 @@ def _format(source: DataSource) -> str:
     ending = Path(source.path).suffix.lower()
     if ending in _ENDINGS:
         return _ENDINGS[ending]
-    if ending == ".json" or os.path.isfile(source.path):
-        raise DataError(f"{source.path}: {ending or 'no'} ending, expected .jsonl (one object per line) or .parquet")
+    if os.path.isfile(source.path):
+        raise DataError(
+            f"{source.path}: {ending or 'no'} ending, expected .jsonl (one object per line), .json (a list of objects) "
+            "or .parquet"
+        )
     return "datasets"
 
 
+def _json(source: DataSource) -> Iterator[Row]:
+    """One list of objects, or, as many files named .json have it, an object per line."""
+    with _opened(source) as file:
+        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+        file.seek(0)
+        if start == b"[":
+            with io.TextIOWrapper(file, "utf-8-sig") as text:
+                yield from list_elements(text, _DECODER, source.path)
+            return
+        lines = _json_lines(file, source)
+        first = next(lines, None)
+        if start != b"{" or first is None or isinstance(first[1], DataError):
+            raise DataError(f"{source.path}: expected a JSON list of objects, or an object per line")
+        yield from chain([first], lines)
+
+
 def _jsonl(source: DataSource) -> Iterator[Row]:
-    # Bytes, line by line: one line that is not UTF-8 must not take the rest of the file with it.
+    with _opened(source) as file:
+        yield from _json_lines(file, source)
+
+
+def _opened(source: DataSource) -> BinaryIO:
     try:
-        file = open(source.path, "rb")
+        return open(source.path, "rb")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         why = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{source.path}: cannot be read ({why}); give the path of a JSONL file") from error
-    with file:
-        for number, line in enumerate(file, 1):
-            origin = f"{source.path}:{number}"
-            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if line.strip():
-                yield origin, _json_line(line, origin)
+        raise DataError(f"{source.path}: cannot be read ({why}); give the path of a JSON or JSONL file") from error
+
+
+def _json_lines(file: BinaryIO, source: DataSource) -> Iterator[Row]:
+    # Bytes, line by line: one line that is not UTF-8 must not take the rest of the file with it.
+    for number, line in enumerate(file, 1):
+        origin = f"{source.path}:{number}"
+        line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if line.strip():
+            yield origin, _json_line(line, origin)
 
 
 def _json_line(line: bytes, origin: str) -> Any:
     try:
-        return json.loads(line.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_object)
+        return _DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         return DataError(f"{origin}: not UTF-8 (byte {error.start + 1} of the line)")
     except json.JSONDecodeError as error:
@@ -75,6 +103,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} stands twice; give it once")
     return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object)
 
 
 def _parquet(source: DataSource) -> Iterator[Row]:

@@ -55,9 +55,12 @@ class ModelConfig(Section):
 
 class DataSource(Section):
     path: str
-    """JSONL or Parquet file, or the name of a `datasets` data set."""
-    format: Literal["auto", "jsonl", "parquet", "datasets"] = "auto"
+    """JSON, JSONL or Parquet file, or the name of a `datasets` data set."""
+    format: Literal["auto", "json", "jsonl", "parquet", "datasets"] = "auto"
     """auto: by the file's ending."""
+    adapter: str = "auto"
+    """What the rows look like: native or the name of another format (docs/data.md), pkg.mod:attr, file.py:attr, or an
+    entry point. auto: by the keys of the first rows."""
     split: str = "train"
     """Split, for `datasets`."""
     streaming: bool = False
