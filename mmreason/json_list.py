@@ -16,7 +16,7 @@ CHUNK = 1 << 18
 """Characters to read at a time, at least."""
 _SPACE = " \t\n\r"
 _NEAR_THE_END = 12
-"""Characters: an error this close to the end of what was read may be no error once more is read ("-Infinit")."""
+"""Characters: what is this close to the end of what was read may mean something else once more is read ("-Infinit")."""
 
 
 def list_elements(file: TextIO, decoder: json.JSONDecoder, name: str) -> Iterator[tuple[str, Any]]:
@@ -104,7 +104,7 @@ class _Text:
                 if not open_string and error.pos < len(self.text) - _NEAR_THE_END:
                     raise ValueError(error.msg) from error
             else:
-                if end < len(self.text) or self.ended:  # else a number may go on
+                if self.ended or self.text[end : end + 1] in (",", "]") or end < len(self.text) - _NEAR_THE_END:
                     self.place = end
-                    return value
+                    return value  # else "1" may be the start of "1.5e+7"
             self.more()

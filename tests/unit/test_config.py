@@ -153,7 +153,10 @@ def test_unknown_key_near_nothing_lists_what_there_is(tmp_path: Path) -> None:
         ),
         ("data=3", "data: got 3; expected a section with keys train, eval, media_root, system, suffix, show_options, "
          "max_prompt_tokens, max_bad_fraction"),
-        ("data.eval=[5]", "data.eval.0: got 5; expected a section with keys path, format, split, streaming, limit"),
+        (
+            "data.eval=[5]",
+            "data.eval.0: got 5; expected a section with keys path, format, adapter, split, streaming, limit",
+        ),
     ],
 )  # fmt: skip
 def test_wrong_value(tmp_path: Path, override: str, line: str) -> None:
