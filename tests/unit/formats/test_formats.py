@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from mmreason.config import DataConfig, DataSource
-from mmreason.data import iter_all, load_all, load_samples
+from mmreason.data import iter_with_origins, load_all, load_samples
 from mmreason.errors import DataError, PluginError
 from mmreason.formats import FORMATS, recognised
 from mmreason.rewards import bind
@@ -328,9 +328,9 @@ def test_an_unknown_format_is_refused_with_what_is_known(tmp_path: Path) -> None
     assert "adapter:" in message
     assert "docs/data.md" in message
     assert "\n" not in message
-    refused, sample = iter_all(DataConfig(train=sources), "train")  # the next source is read all the same
-    assert isinstance(refused, DataError)
-    assert isinstance(sample, Sample)
+    (place, refused), (_, sample) = iter_with_origins(DataConfig(train=sources), "train", unreadable="collect")
+    assert (place, str(refused)) == (f"{tmp_path}/t.jsonl", message)
+    assert isinstance(sample, Sample)  # the next source is read all the same
 
 
 def test_two_formats_at_once_are_refused(tmp_path: Path) -> None:
@@ -467,6 +467,9 @@ def test_a_function_of_the_users_own(tmp_path: Path) -> None:
 def test_adapters_that_do_not_exist(tmp_path: Path) -> None:
     with pytest.raises(PluginError, match=r"video-r1: no such name in mmreason\.formats; did you mean 'video_r1'"):
         read(VIDEO_R1, tmp_path, "video-r1")
+    source = DataSource(path=str(tmp_path / "t.jsonl"), adapter="video-r1")
+    ((_, refused),) = iter_with_origins(DataConfig(train=(source,)), "train", unreadable="collect")
+    assert str(refused).startswith(f"{source.path}: adapter video-r1: no such name in mmreason.formats; did you mean")
     (tmp_path / "mine.py").write_text("quiz = 5\n")
     with pytest.raises(PluginError, match=r"mine\.py:quiz: is int, expected a function"):
         read(VIDEO_R1, tmp_path, f"{tmp_path}/mine.py:quiz")
