@@ -219,8 +219,8 @@ class Encoder:
 def feature_count(item: MediaTensors, merge_size: int) -> int:
     """How many features the towers make of an item, from its tensors.
 
-    Sound: two convolutions of stride 2 over the real mel frames (Qwen2.5-Omni's `_get_feat_extract_output_lengths`);
-    its merge into the text is not checked by transformers, so a wrong count would shift everything after it.
+    Sound: two strides of 2 over the real mel frames (`_get_feat_extract_output_lengths` of Qwen2-Audio and Qwen2.5-Omni);
+    Omni's merge into the text is not checked by transformers, so a wrong count would shift everything after it.
     """
     if item.kind == "audio":
         frames = int(item.kwargs["feature_attention_mask"].sum())
@@ -243,4 +243,5 @@ def lettered(options: Sequence[str], where: str) -> list[str]:
 
 
 def _part(part: str | MediaRef) -> dict[str, str]:
-    return {"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind}
+    """As chat templates look for it: by its type, or (published Qwen2-Audio) by a key of its name."""
+    return {"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind, part.kind: ""}

@@ -145,6 +145,8 @@ class MediaTensors:
     """Videos: seconds between two steps of the time axis of `grid`, from the frames' own timestamps."""
     timestamps: tuple[float, ...] = ()
     """Videos: when each sampled frame was shown."""
+    stamps: tuple[tuple[int, ...], ...] = ()
+    """Videos, where a family tells the time in words: token ids of the words before each step of `grid`."""
     geometry: Geometry | None = None
     joined: bool = False
     """Audio only: it is the sound track of the video just before it, its tokens interleaved with the video's."""

@@ -32,10 +32,11 @@ def resample(samples_N: Tensor, rate: int, new_rate: int) -> Tensor:
 
 
 def audio_tensors(decoded: Decoded, feature_extractor: Any, traits: MediaTraits, joined: bool = False) -> MediaTensors:
-    """input_features [1, mel, L] and feature_attention_mask [1, L] for a sound of L mel frames.
+    """input_features [1, mel, L] and feature_attention_mask [1, L] for a sound of L mel frames (or padded to L).
 
     The checkpoint's processor pads every sound to its whole window (30 s or more) and masks the rest. Here the sound
-    is padded only until no frame that counts can see the end: the same features at a fraction of the work.
+    is padded only until no frame that counts can see the end: the same features at a fraction of the work. Only where
+    the tower takes nothing but its whole window (`traits.mel_frames`) the result is that long, too.
     joined: the sound belongs to the video before it. Raises Refusal: too short, too long.
     """
     samples, rate = len(decoded.data), feature_extractor.sampling_rate
@@ -50,17 +51,18 @@ def audio_tensors(decoded: Decoded, feature_extractor: Any, traits: MediaTraits,
         decoded.data,
         sampling_rate=rate,
         padding="max_length",
-        max_length=_padded_length(samples, feature_extractor),
+        max_length=feature_extractor.n_samples if traits.mel_frames else _padded_length(samples, feature_extractor),
         return_attention_mask=True,
         return_tensors="pt",
     )
     mask_1L = batch["attention_mask"]
     frames = int(mask_1L.sum())
     assert frames == mel_frames(samples, feature_extractor.hop_length)
-    features = batch["input_features"][:, :, :frames].contiguous()
+    kept = traits.mel_frames or frames
+    features = batch["input_features"][:, :, :kept].contiguous()
     return MediaTensors(
         kind="audio",
-        kwargs={"input_features": features, "feature_attention_mask": mask_1L[:, :frames].contiguous()},
+        kwargs={"input_features": features, "feature_attention_mask": mask_1L[:, :kept].contiguous()},
         tokens=tokens,
         joined=joined,
         key=decoded.key,

@@ -163,6 +163,8 @@ class MediaTraits:
 
     frame: CoordinateFrame
     """In which coordinates the model speaks of places in an image."""
+    vision: bool = True
+    """It takes images and videos."""
     pixel_factor: int = 28
     """Heights and widths are multiples of this: patch size x merge size."""
     temporal_patch_size: int = 2
@@ -175,3 +177,7 @@ class MediaTraits:
     """Shorter sounds are refused (1 for Qwen2.5-Omni, 2 for Qwen2-Audio)."""
     seconds_name: str | None = None
     """Keyword of the forward for seconds per step of the time axis; None when it takes none."""
+    time_words: str | None = None
+    """What is written before each step of a video's time axis, as in "<{:.1f} seconds>"; None when nothing is."""
+    mel_frames: int | None = None
+    """Mel frames that every sound is padded to, where the audio tower takes one length only."""

@@ -13,7 +13,7 @@ from mmreason.processors.base import TOO_SHORT, Decoded, MediaTraits, Refusal
 from mmreason.processors.cache import MemoryCache
 from mmreason.processors.image import image_tensors, image_tokens
 from mmreason.processors.media import MediaLoader, Prepared
-from mmreason.processors.video import video_tensors, video_tokens
+from mmreason.processors.video import stamp_ids, video_tensors, video_tokens
 from mmreason.types import MediaRef, MediaTensors, View
 
 Tensors = tuple[MediaTensors, ...]
@@ -34,6 +34,7 @@ class MediaPipeline:
             window = processor.feature_extractor.n_samples / traits.audio_rate
             config = config.model_copy(update={"audio_max_seconds": min(config.audio_max_seconds, window)})
         self._traits, self._processor = traits, processor
+        self._tokenizer = getattr(processor, "tokenizer", None)
         self.loader = MediaLoader(config, traits, root)
         self._memory: MemoryCache[tuple[str, View, int], Tensors] = MemoryCache(config.memory_gb * 1e9)
 
@@ -62,7 +63,8 @@ class MediaPipeline:
         """How many tokens of the prompt each item becomes in place of its one placeholder, without decoding it.
 
         From headers alone: exact for images and videos; for sounds as exact as the header's length is (exact for WAV
-        and FLAC). A video with its sound counts both, and the two tokens around the sound.
+        and FLAC). A video with its sound counts both, and the two tokens around the sound; a video that is told the time
+        in words counts those, and the two tokens around each step.
         """
         return [item if isinstance(item, MediaError) else self._tokens(item) for item in self.loader.prepare(refs)]
 
@@ -90,7 +92,7 @@ class MediaPipeline:
             return (image_tensors(decoded, self._processor.image_processor, self._traits),)
         if decoded.kind == "audio":
             return (audio_tensors(decoded, self._processor.feature_extractor, self._traits),)
-        video = video_tensors(decoded, self._processor.video_processor, self._traits, view, seed)
+        video = video_tensors(decoded, self._processor, self._traits, view, seed)
         if decoded.sound is None:
             return (video,)
         return video, audio_tensors(decoded.sound, self._processor.feature_extractor, self._traits, joined=True)
@@ -101,7 +103,9 @@ class MediaPipeline:
         if item.ref.kind == "image":
             return image_tokens(plan.size, self._traits)
         if item.ref.kind == "video":
-            visual = video_tokens(len(plan.indices), plan.size, self._traits)
+            assert facts.times is not None
+            stamps = stamp_ids(facts.times[list(plan.indices)].tolist(), self._traits, self._tokenizer)
+            visual = video_tokens(len(plan.indices), plan.size, self._traits) + sum(2 + len(stamp) for stamp in stamps)
             if not plan.sound:
                 return visual
         seconds = facts.seconds if item.ref.kind == "audio" else (facts.sound_seconds or 0.0)
@@ -119,7 +123,7 @@ def _name(item: Prepared, view: View, seed: int) -> tuple[str, View, int]:
 
 def _check(processor: Any, traits: MediaTraits) -> None:
     """The checkpoint's processor and the family's row must speak of the same patches and rates."""
-    for part in ("image_processor", "video_processor"):
+    for part in ("image_processor", "video_processor") if traits.vision else ():
         component = getattr(processor, part)
         has = component.patch_size * component.merge_size, component.merge_size, component.temporal_patch_size
         wants = traits.pixel_factor, traits.merge_size, traits.temporal_patch_size
@@ -130,6 +134,12 @@ def _check(processor: Any, traits: MediaTraits) -> None:
             )
     if traits.audio_rate is None:
         return
-    rate = getattr(getattr(processor, "feature_extractor", None), "sampling_rate", None)
+    extractor = getattr(processor, "feature_extractor", None)
+    rate = getattr(extractor, "sampling_rate", None)
     if rate != traits.audio_rate:
         raise ModelError(f"feature_extractor: rate {rate}, this family has {traits.audio_rate} Hz")
+    if traits.mel_frames and extractor.nb_max_frames != traits.mel_frames:
+        raise ModelError(
+            f"feature_extractor: {extractor.nb_max_frames} mel frames, this checkpoint's audio tower takes "
+            f"{traits.mel_frames}; take the processor of the same checkpoint"
+        )

@@ -65,6 +65,8 @@ def check_request(ref: MediaRef, traits: MediaTraits) -> None:
         raise Refusal(UNSUPPORTED, f"kind {ref.kind!r}; known: {', '.join(OPTIONS)}")
     if traits.audio_rate is None and (ref.kind == "audio" or ref.sound):
         raise Refusal(UNSUPPORTED, "this model family takes no sound")
+    if not traits.vision and ref.kind != "audio":
+        raise Refusal(UNSUPPORTED, "this model family takes sounds only")
     _check_options(ref.options, OPTIONS[ref.kind])
 
 

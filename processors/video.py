@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,23 +14,23 @@ from mmreason.types import Geometry, MediaTensors, View
 
 
 def video_tensors(
-    decoded: Decoded, video_processor: Any, traits: MediaTraits, view: View = "ordered", seed: int = 0
+    decoded: Decoded, processor: Any, traits: MediaTraits, view: View = "ordered", seed: int = 0
 ) -> MediaTensors:
     """pixel_values_videos [P, D], video_grid_thw [1, 3] and, if the family takes it, seconds per grid step [1].
 
-    The frames are sampled and resized already: the processor does neither again. In the "shuffled" view the frames
+    processor: the checkpoint's. The frames are sampled and resized already: it does neither again. In the "shuffled" view the frames
     are permuted before it sees them; the timestamps stay as they are.
     """
     frames = decoded.data if view == "ordered" else decoded.data[shuffled_order(decoded, seed)]
     _, height, width, _ = frames.shape
     assert decoded.original is not None
-    batch = video_processor(
+    batch = processor.video_processor(
         videos=[torch.from_numpy(frames).permute(0, 3, 1, 2)],
         do_sample_frames=False,
         do_resize=False,
         input_data_format="channels_first",
         return_tensors="pt",
-        **_quiet(video_processor),
+        **_quiet(processor.video_processor),
     )
     time, rows, columns = (int(size) for size in batch["video_grid_thw"][0])
     patch = traits.pixel_factor // traits.merge_size
@@ -45,6 +46,7 @@ def video_tensors(
         grid=(time, rows, columns),
         seconds_per_grid=seconds,
         timestamps=decoded.timestamps,
+        stamps=stamp_ids(decoded.timestamps, traits, getattr(processor, "tokenizer", None)),
         geometry=Geometry(original=decoded.original, resized=(width, height), frame=traits.frame),
         key=decoded.key if view == "ordered" else f"{decoded.key}:{view}:{seed}",
     )
@@ -53,6 +55,20 @@ def video_tensors(
 def seconds_per_grid(timestamps: tuple[float, ...], traits: MediaTraits) -> float:
     """Seconds between two steps of the time axis: the frames' mean spacing times the frames per step."""
     return (timestamps[-1] - timestamps[0]) / (len(timestamps) - 1) * traits.temporal_patch_size
+
+
+def stamp_ids(timestamps: Sequence[float], traits: MediaTraits, tokenizer: Any) -> tuple[tuple[int, ...], ...]:
+    """Ids of the words that tell each step's time, for families that write it (`traits.time_words`); else ().
+
+    A step is at the mean of its first and last frame's times; where frames are missing to the last step, the last frame
+    is repeated (Qwen3VLProcessor's rule, here with the frames' own times).
+    """
+    if traits.time_words is None:
+        return ()
+    frames = traits.temporal_patch_size
+    steps = [timestamps[start : start + frames] for start in range(0, len(timestamps), frames)]
+    times = [(step[0] + step[-1]) / 2 for step in steps]
+    return tuple(tuple(tokenizer(traits.time_words.format(time), add_special_tokens=False)["input_ids"]) for time in times)
 
 
 def video_tokens(frames: int, size: tuple[int, int], traits: MediaTraits) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,15 +23,21 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny Qwen2.5-VL checkpoint. Do not write into it."""
-    return build_tiny("qwen2_5_vl", tmp_path_factory.mktemp("tiny") / "qwen2_5_vl")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """tiny(family): folder of a tiny checkpoint, made when first asked for. Do not write into it."""
+    return functools.cache(lambda family: build_tiny(family, tmp_path_factory.mktemp("tiny") / family))
 
 
 @pytest.fixture(scope="session")
-def tiny_omni(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_vl(tiny: Callable[[str], Path]) -> Path:
+    """Folder of a tiny Qwen2.5-VL checkpoint. Do not write into it."""
+    return tiny("qwen2_5_vl")
+
+
+@pytest.fixture(scope="session")
+def tiny_omni(tiny: Callable[[str], Path]) -> Path:
     """Folder of a tiny Qwen2.5-Omni checkpoint. Do not write into it."""
-    return build_tiny("qwen2_5_omni", tmp_path_factory.mktemp("tiny") / "qwen2_5_omni")
+    return tiny("qwen2_5_omni")
 
 
 @pytest.fixture

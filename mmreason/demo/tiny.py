@@ -24,8 +24,18 @@ from transformers import (
     Qwen2_5OmniConfig,
     Qwen2_5OmniForConditionalGeneration,
     Qwen2_5OmniProcessor,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
     WhisperFeatureExtractor,
 )
 
@@ -34,7 +44,7 @@ from mmreason.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TinySizes:
-    """Sizes of a tiny model; the defaults give about 0.6 M (vl) and 0.75 M (omni) parameters."""
+    """Sizes of a tiny model; the defaults give 0.5 M to 0.8 M parameters."""
 
     vocab_size: int = 600
     """Tokens of the trained tokenizer, special tokens not counted; at least 256 (the bytes)."""
@@ -60,8 +70,7 @@ class TinySizes:
 
     @property
     def text(self) -> dict[str, Any]:
-        """What both families' text configs have in common."""
-        half = self.hidden_size // self.heads // 2
+        """What all text configs have in common."""
         return {
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -69,28 +78,48 @@ class TinySizes:
             "num_attention_heads": self.heads,
             "num_key_value_heads": self.kv_heads,
             "max_position_embeddings": 32768,
-            # The published split of the rotary pairs over time, height, width: 1/4, 3/8, 3/8.
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [half // 4, 3 * half // 8, 3 * half // 8],
-            },
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         }
 
     @property
+    def three_axes(self) -> dict[str, Any]:
+        """`text` with the published split of the rotary pairs over time, height, width: 1/4, 3/8, 3/8."""
+        half = self.hidden_size // self.heads // 2
+        sections = {"mrope_section": [half // 4, 3 * half // 8, 3 * half // 8]}
+        return {**self.text, "rope_parameters": {**self.text["rope_parameters"], **sections}}
+
+    @property
     def vision(self) -> dict[str, Any]:
-        """What both families' vision configs have in common."""
+        """What the vision configs of Qwen2.5-VL and later have in common."""
         return {
             "depth": self.vision_depth,
             "hidden_size": self.vision_hidden_size,
             "intermediate_size": 2 * self.vision_hidden_size,
             "num_heads": 4,
             "out_hidden_size": self.hidden_size,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        }
+
+    @property
+    def windowed_vision(self) -> dict[str, Any]:
+        """The vision config of the Qwen2.5 families."""
+        return {
+            **self.vision,
             "fullatt_block_indexes": [self.vision_depth - 1],
             "window_size": 112,
             "patch_size": 14,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
+        }
+
+    @property
+    def audio(self) -> dict[str, Any]:
+        """What the audio configs have in common."""
+        return {
+            "num_mel_bins": 128,
+            "encoder_layers": self.audio_layers,
+            "encoder_attention_heads": 4,
+            "encoder_ffn_dim": 2 * self.audio_hidden_size,
+            "d_model": self.audio_hidden_size,
         }
 
 
@@ -101,16 +130,22 @@ VL_TOKENS = {
     "image_token": "<|image_pad|>",
     "video_token": "<|video_pad|>",
 }
-OMNI_TOKENS = {
+AUDIO_TOKENS = {
     "audio_token": "<|AUDIO|>",
     "audio_bos_token": "<|audio_bos|>",
     "audio_eos_token": "<|audio_eos|>",
+}
+OMNI_TOKENS = {
+    **AUDIO_TOKENS,
     "vision_bos_token": "<|vision_bos|>",
     "vision_eos_token": "<|vision_eos|>",
     "image_token": "<|IMAGE|>",
     "video_token": "<|VIDEO|>",
 }
 PLAIN_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+_AUDIO_WINDOW_S = 4
+"""Seconds that Qwen2-Audio's tower takes, always all of them; 30 in the published checkpoints."""
 
 # Words that prompts and answers are made of, so that common ones become single tokens.
 BASE_CORPUS = (
@@ -129,7 +164,7 @@ QWEN_SPLIT = (
 def build_tiny(
     family: str, folder: Path, *, seed: int = 0, corpus: Iterable[str] = (), fan_in_init: bool = False, **sizes: int
 ) -> Path:
-    """Write a complete checkpoint of `family` ("qwen2_5_vl" or "qwen2_5_omni") to `folder` and return `folder`.
+    """Write a complete checkpoint of `family` (a name of `policy.families`) to `folder` and return `folder`.
 
     Same arguments, same bytes of weights and tokenizer. `corpus`: more text for the tokenizer. `fan_in_init`: initial
     weights that suit training from scratch at this width. `sizes`: fields of `TinySizes`. Raises ConfigError for an
@@ -181,7 +216,7 @@ def _train_tokenizer(corpus: list[str], vocab_size: int, named_tokens: dict[str,
         pad_token="<|endoftext|>",
         extra_special_tokens=[*PLAIN_TOKENS, *named_tokens.values()],
         model_specific_special_tokens=named_tokens,
-        chat_template=chat_template(named_tokens),
+        chat_template=chat_template(named_tokens) if "image_token" in named_tokens else None,
         clean_up_tokenization_spaces=False,
         model_max_length=32768,
     )
@@ -204,18 +239,65 @@ def chat_template(named_tokens: dict[str, str]) -> str:
     )
 
 
-def _build_vl(size: TinySizes, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+def _build_qwen2_vl(size: TinySizes, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    vision = {
+        "depth": size.vision_depth,
+        "embed_dim": size.vision_hidden_size,
+        "hidden_size": size.hidden_size,  # of what the tower hands over
+        "num_heads": 4,
+        "mlp_ratio": 2,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+    return Qwen2VLForConditionalGeneration(Qwen2VLConfig(**_vl(tokenizer, size.three_axes, vision)))
+
+
+def _build_qwen2_5_vl(size: TinySizes, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    vision = {**size.windowed_vision, "tokens_per_second": 2}
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**_vl(tokenizer, size.three_axes, vision)))
+
+
+def _build_qwen3_vl(size: TinySizes, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Its sections of rotary pairs are interleaved, and every block of the tower feeds a layer of the language model."""
+    half = size.hidden_size // size.heads // 2
+    sections = [half - 2 * (half * 5 // 16), half * 5 // 16, half * 5 // 16]  # published: 24, 20, 20
+    text = {
+        **size.text,
+        "head_dim": 2 * half,
+        "rope_parameters": {**size.text["rope_parameters"], "mrope_section": sections, "mrope_interleaved": True},
+    }
+    vision = {
+        **size.vision,
+        "patch_size": 16,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": list(range(min(size.vision_depth, size.layers))),
+    }
+    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(**_vl(tokenizer, text, vision)))
+
+
+def _vl(tokenizer: PreTrainedTokenizerFast, text: dict[str, Any], vision: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a Qwen-VL config."""
     token_id = tokenizer.get_vocab().__getitem__
-    config = Qwen2_5_VLConfig(
-        text_config={**size.text, **_vocabulary(tokenizer), "tie_word_embeddings": True},
-        vision_config={**size.vision, "tokens_per_second": 2},
-        image_token_id=token_id("<|image_pad|>"),
-        video_token_id=token_id("<|video_pad|>"),
-        vision_start_token_id=token_id("<|vision_start|>"),
-        vision_end_token_id=token_id("<|vision_end|>"),
-        tie_word_embeddings=True,
+    return {
+        "text_config": {**text, **_vocabulary(tokenizer), "tie_word_embeddings": True},
+        "vision_config": vision,
+        "image_token_id": token_id("<|image_pad|>"),
+        "video_token_id": token_id("<|video_pad|>"),
+        "vision_start_token_id": token_id("<|vision_start|>"),
+        "vision_end_token_id": token_id("<|vision_end|>"),
+        "tie_word_embeddings": True,
+    }
+
+
+def _build_qwen2_audio(size: TinySizes, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    text = {**size.text, **_vocabulary(tokenizer), "model_type": "qwen2", "tie_word_embeddings": False}
+    config = Qwen2AudioConfig(
+        text_config=text,
+        audio_config={**size.audio, "max_source_positions": 50 * _AUDIO_WINDOW_S},
+        audio_token_index=tokenizer.get_vocab()["<|AUDIO|>"],
     )
-    return Qwen2_5_VLForConditionalGeneration(config)
+    return Qwen2AudioForConditionalGeneration(config)
 
 
 def _build_omni(size: TinySizes, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -223,17 +305,9 @@ def _build_omni(size: TinySizes, tokenizer: PreTrainedTokenizerFast) -> PreTrain
     thinker = {
         # Written out on both levels: a missing key means tied embeddings to one loader and untied to another.
         "tie_word_embeddings": False,
-        "text_config": {**size.text, **_vocabulary(tokenizer), "tie_word_embeddings": False},
-        "vision_config": size.vision,
-        "audio_config": {
-            "num_mel_bins": 128,
-            "encoder_layers": size.audio_layers,
-            "encoder_attention_heads": 4,
-            "encoder_ffn_dim": 2 * size.audio_hidden_size,
-            "d_model": size.audio_hidden_size,
-            "output_dim": size.hidden_size,
-            "n_window": 100,
-        },
+        "text_config": {**size.three_axes, **_vocabulary(tokenizer), "tie_word_embeddings": False},
+        "vision_config": size.windowed_vision,
+        "audio_config": {**size.audio, "output_dim": size.hidden_size, "n_window": 100},
         "audio_token_index": token_id("<|AUDIO|>"),
         "image_token_index": token_id("<|IMAGE|>"),
         "video_token_index": token_id("<|VIDEO|>"),
@@ -262,13 +336,37 @@ def _vocabulary(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
     }
 
 
-def _vl_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
+def _qwen2_vl_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLProcessor:
+    return Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(),
+        video_processor=Qwen2VLVideoProcessor(),
+        tokenizer=tokenizer,
+        chat_template=tokenizer.chat_template,
+    )
+
+
+def _qwen2_5_vl_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(),
         video_processor=Qwen2VLVideoProcessor(),
         tokenizer=tokenizer,
         chat_template=tokenizer.chat_template,
     )
+
+
+def _qwen3_vl_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
+    return Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(patch_size=16),
+        video_processor=Qwen3VLVideoProcessor(),
+        tokenizer=tokenizer,
+        chat_template=tokenizer.chat_template,
+    )
+
+
+def _qwen2_audio_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2AudioProcessor:
+    """With its own chat template, which numbers the sounds ("Audio 1: ...") and writes a system message."""
+    extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=_AUDIO_WINDOW_S)
+    return Qwen2AudioProcessor(feature_extractor=extractor, tokenizer=tokenizer)
 
 
 def _omni_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniProcessor:
@@ -283,6 +381,9 @@ def _omni_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniProcessor:
 
 
 _BUILDERS: dict[str, Any] = {
-    "qwen2_5_vl": (_build_vl, _vl_processor, VL_TOKENS),
+    "qwen2_vl": (_build_qwen2_vl, _qwen2_vl_processor, VL_TOKENS),
+    "qwen2_5_vl": (_build_qwen2_5_vl, _qwen2_5_vl_processor, VL_TOKENS),
+    "qwen3_vl": (_build_qwen3_vl, _qwen3_vl_processor, VL_TOKENS),
+    "qwen2_audio": (_build_qwen2_audio, _qwen2_audio_processor, AUDIO_TOKENS),
     "qwen2_5_omni": (_build_omni, _omni_processor, OMNI_TOKENS),
 }

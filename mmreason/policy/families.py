@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import transformers
@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig
 from mmreason.errors import ModelError
 from mmreason.policy.positions import MediaRules
 from mmreason.processors.base import MediaTraits
+from mmreason.types import CoordinateFrame
 
 Part = Literal["vision", "audio", "projector", "language"]
 
@@ -53,11 +54,17 @@ class Family:
     towers: tuple[tuple[str, tuple[str, ...]], ...]
     """(prefix of the names of parameters, kinds of media that use them); text uses all the others."""
     never_trained: tuple[str, ...] = ()
-    """Parameters that no forward uses: they would never get a gradient, which stops DDP."""
+    """Parameters that no forward uses (they would never get a gradient, which stops DDP) or that the model keeps fixed."""
+    position_axes: Literal[1, 3] = 3
+    """Axes of the positions that the forward takes: time, height and width, or one."""
+    text_types: tuple[str, ...]
+    """`model_type` values of the text config: a wrapper config may hold language models that nobody has checked here."""
     rules: Callable[[Any], MediaRules]
     """Model config -> placeholder ids and position constants."""
     traits: Callable[[Any], MediaTraits]
     """Model config -> what processors need to know."""
+    shrink: Callable[[Any, int], None]
+    """(model config, width of the language model): make the towers tiny, for the check at start-up."""
 
     def part_of(self, name: str) -> Part:
         """Which part a parameter belongs to; adapters belong to the part they adapt."""
@@ -104,67 +111,177 @@ def _vision_wrapper(config: Any) -> tuple[int, int]:
     return _token_id(config, "vision_start_token_id"), _token_id(config, "vision_end_token_id")
 
 
-def _vl_rules(config: Any) -> MediaRules:
+def _vision_rules(config: Any) -> MediaRules:
     wrapper = _vision_wrapper(config)
     return MediaRules(
         placeholder={kind: _token_id(config, f"{kind}_token_id") for kind in ("image", "video")},
         wrapper={"image": wrapper, "video": wrapper},
         merge_size=config.vision_config.spatial_merge_size,
-        positions_per_second=float(config.vision_config.tokens_per_second),
     )
 
 
+def _qwen2_5_vl_rules(config: Any) -> MediaRules:
+    return replace(_vision_rules(config), positions_per_second=float(config.vision_config.tokens_per_second))
+
+
+def _qwen3_vl_rules(config: Any) -> MediaRules:
+    return replace(_vision_rules(config), steps_apart=True)
+
+
+def _qwen2_audio_rules(config: Any) -> MediaRules:
+    """Its config names the placeholder only; `wrappers` of the row has the tokens around it."""
+    return MediaRules(placeholder={"audio": _token_id(config, "audio_token_id")}, wrapper={})
+
+
 def _omni_rules(config: Any) -> MediaRules:
-    vision = _vision_wrapper(config)
+    vision = _vision_rules(config)
     audio = (_token_id(config, "audio_start_token_id"), _token_id(config, "audio_end_token_id"))
-    return MediaRules(
-        placeholder={kind: _token_id(config, f"{kind}_token_id") for kind in ("image", "video", "audio")},
-        wrapper={"image": vision, "video": vision, "audio": audio},
-        merge_size=config.vision_config.spatial_merge_size,
+    return replace(
+        vision,
+        placeholder={**vision.placeholder, "audio": _token_id(config, "audio_token_id")},
+        wrapper={**vision.wrapper, "audio": audio},
         positions_per_second=float(config.position_id_per_seconds),
         seconds_per_chunk=float(config.seconds_per_chunk),
     )
 
 
-def _vl_traits(config: Any) -> MediaTraits:
-    return _vision_traits(config, seconds_name="second_per_grid_ts", audio_rate=None)
-
-
-def _omni_traits(config: Any) -> MediaTraits:
-    return _vision_traits(config, seconds_name="video_second_per_grid", audio_rate=16000)
-
-
-def _vision_traits(config: Any, *, seconds_name: str, audio_rate: int | None) -> MediaTraits:
+def _vision_traits(config: Any, frame: CoordinateFrame) -> MediaTraits:
     vision = config.vision_config
     return MediaTraits(
-        frame="resized_pixels",
+        frame=frame,
         pixel_factor=vision.patch_size * vision.spatial_merge_size,
         temporal_patch_size=vision.temporal_patch_size,
         merge_size=vision.spatial_merge_size,
-        audio_rate=audio_rate,
-        seconds_name=seconds_name,
     )
 
 
+def _qwen2_vl_traits(config: Any) -> MediaTraits:
+    return _vision_traits(config, "per_thousand")
+
+
+def _qwen2_5_vl_traits(config: Any) -> MediaTraits:
+    return replace(_vision_traits(config, "resized_pixels"), seconds_name="second_per_grid_ts")
+
+
+def _qwen3_vl_traits(config: Any) -> MediaTraits:
+    return replace(_vision_traits(config, "per_thousand"), time_words="<{:.1f} seconds>")
+
+
+def _qwen2_audio_traits(config: Any) -> MediaTraits:
+    return MediaTraits(
+        frame="unit",  # nothing to see, nothing to point at
+        vision=False,
+        audio_rate=16000,
+        audio_min_tokens=2,  # transformers takes a lone placeholder for a prompt that was not expanded
+        mel_frames=2 * config.audio_config.max_source_positions,
+    )
+
+
+def _omni_traits(config: Any) -> MediaTraits:
+    return replace(
+        _vision_traits(config, "resized_pixels"), seconds_name="video_second_per_grid", audio_rate=16000
+    )
+
+
+def _set(config: Any, **values: Any) -> None:
+    for name, value in values.items():
+        setattr(config, name, value)
+
+
+_SMALL_VISION = {"depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2}
+_SMALL_AUDIO = {"encoder_layers": 1, "d_model": 32, "encoder_ffn_dim": 32, "encoder_attention_heads": 2}
+
+
+def _shrink_qwen2_vl(config: Any, width: int) -> None:
+    _set(config.vision_config, depth=2, embed_dim=32, num_heads=2, mlp_ratio=1, hidden_size=width)
+
+
+def _shrink_qwen2_5_vl(config: Any, width: int) -> None:
+    _set(config.vision_config, **_SMALL_VISION, fullatt_block_indexes=[1], out_hidden_size=width)
+
+
+def _shrink_qwen3_vl(config: Any, width: int) -> None:
+    levels = {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 16}
+    _set(config.vision_config, **_SMALL_VISION, **levels, out_hidden_size=width)
+
+
+def _shrink_qwen2_audio(config: Any, width: int) -> None:
+    _set(config.audio_config, **_SMALL_AUDIO, max_source_positions=20)
+
+
+def _shrink_omni(config: Any, width: int) -> None:
+    _shrink_qwen2_5_vl(config, width)
+    _set(config.audio_config, **_SMALL_AUDIO, output_dim=width)
+
+
+_QWEN2_5_VL = Family(
+    name="qwen2_5_vl",
+    model_types=("qwen2_5_vl",),
+    model_class="Qwen2_5_VLForConditionalGeneration",
+    config_class="Qwen2_5_VLConfig",
+    placeholders={"image": "<|image_pad|>", "video": "<|video_pad|>"},
+    wrappers={kind: ("<|vision_start|>", "<|vision_end|>") for kind in ("image", "video")},
+    more_banned=("<|vision_pad|>",),
+    parts=(
+        ("model.visual.merger.", "projector"),
+        ("model.visual.", "vision"),
+        ("model.language_model.", "language"),
+        ("lm_head.", "language"),
+    ),
+    language_layers=r"model\.language_model\.layers\.\d+\.",
+    towers=(("model.visual.", ("image", "video")),),
+    text_types=("qwen2_5_vl_text",),
+    rules=_qwen2_5_vl_rules,
+    traits=_qwen2_5_vl_traits,
+    shrink=_shrink_qwen2_5_vl,
+)
+
 FAMILIES: dict[str, Family] = {
-    "qwen2_5_vl": Family(
-        name="qwen2_5_vl",
-        model_types=("qwen2_5_vl",),
-        model_class="Qwen2_5_VLForConditionalGeneration",
-        config_class="Qwen2_5_VLConfig",
-        placeholders={"image": "<|image_pad|>", "video": "<|video_pad|>"},
-        wrappers={kind: ("<|vision_start|>", "<|vision_end|>") for kind in ("image", "video")},
-        more_banned=("<|vision_pad|>",),
+    "qwen2_vl": replace(
+        _QWEN2_5_VL,
+        name="qwen2_vl",
+        model_types=("qwen2_vl",),
+        model_class="Qwen2VLForConditionalGeneration",
+        config_class="Qwen2VLConfig",
+        text_types=("qwen2_vl_text",),
+        rules=_vision_rules,
+        traits=_qwen2_vl_traits,
+        shrink=_shrink_qwen2_vl,
+    ),
+    "qwen2_5_vl": _QWEN2_5_VL,
+    "qwen3_vl": replace(
+        _QWEN2_5_VL,
+        name="qwen3_vl",
+        model_types=("qwen3_vl",),
+        model_class="Qwen3VLForConditionalGeneration",
+        config_class="Qwen3VLConfig",
+        parts=(("model.visual.deepstack_merger_list.", "projector"), *_QWEN2_5_VL.parts),
+        text_types=("qwen3_vl_text",),
+        rules=_qwen3_vl_rules,
+        traits=_qwen3_vl_traits,
+        shrink=_shrink_qwen3_vl,
+    ),
+    "qwen2_audio": Family(
+        name="qwen2_audio",
+        model_types=("qwen2_audio",),
+        model_class="Qwen2AudioForConditionalGeneration",
+        config_class="Qwen2AudioConfig",
+        placeholders={"audio": "<|AUDIO|>"},
+        wrappers={"audio": ("<|audio_bos|>", "<|audio_eos|>")},
         parts=(
-            ("model.visual.merger.", "projector"),
-            ("model.visual.", "vision"),
+            ("model.multi_modal_projector.", "projector"),
+            ("model.audio_tower.", "audio"),
             ("model.language_model.", "language"),
             ("lm_head.", "language"),
         ),
         language_layers=r"model\.language_model\.layers\.\d+\.",
-        towers=(("model.visual.", ("image", "video")),),
-        rules=_vl_rules,
-        traits=_vl_traits,
+        towers=(("model.audio_tower.", ("audio",)), ("model.multi_modal_projector.", ("audio",))),
+        never_trained=("model.audio_tower.embed_positions.weight",),
+        position_axes=1,
+        text_types=("qwen2",),
+        rules=_qwen2_audio_rules,
+        traits=_qwen2_audio_traits,
+        shrink=_shrink_qwen2_audio,
     ),
     "qwen2_5_omni": Family(
         name="qwen2_5_omni",
@@ -193,8 +310,10 @@ FAMILIES: dict[str, Family] = {
         language_layers=r"model\.layers\.\d+\.",
         towers=(("visual.", ("image", "video")), ("audio_tower.", ("audio",))),
         never_trained=("audio_tower.audio_bos_eos_token.weight",),
+        text_types=("qwen2_5_omni_text",),
         rules=_omni_rules,
         traits=_omni_traits,
+        shrink=_shrink_omni,
     ),
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoProcessor, GenerationConfig, PreTrainedModel
+from transformers import AutoProcessor, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from mmreason.collate import to_device
 from mmreason.config import ModelConfig
@@ -75,6 +75,10 @@ class Policy:
     def positions(self, segment: Segment, start: int) -> tuple[Tensor, int]:
         """Positions int64 [3, T] of a segment that begins at `start`, and the next free position."""
         return rope_positions(segment.ids, segment.media, start, self.rules)
+
+    def position_ids(self, positions_3BT: Tensor) -> Tensor:
+        """Positions as the model's forward takes them: int64 [3, B, T], or [B, T] where it knows one axis only."""
+        return positions_3BT if self.family.position_axes == 3 else positions_3BT[0]
 
     @property
     def traits(self) -> MediaTraits:
@@ -139,12 +143,11 @@ class Policy:
         return self.reference.token_scores(batch, temperature=temperature, forward=forward, grad=False)
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
-        """Keyword arguments of the forward. The mask dictionary stops transformers from making a mask of its own."""
+        """Keyword arguments of the forward. Under our attention transformers makes no mask of its own."""
         layout = TreeLayout(batch.spans, self.formulation)
         return {
             "input_ids": batch.ids[None],
-            "position_ids": batch.positions[:, None],
-            "attention_mask": {"full_attention": None},
+            "position_ids": self.position_ids(batch.positions[:, None]),
             "use_cache": False,
             "tree_layout": layout,
             **batch.media,
@@ -188,7 +191,7 @@ def load_policy(config: ModelConfig, device: torch.device | str = "cpu", *, trai
     """Load a checkpoint of a known family with tree attention, scoring head, frozen parts and adapters.
 
     `trained=False` freezes everything (inference, evaluation, the frozen copy itself).
-    Raises ModelError: unknown family, weights missing, sliding-window layers, no safetensors.
+    Raises ModelError: unknown family or language model, weights missing, sliding-window layers, no safetensors.
     """
     family = family_of(config.path, config.revision)
     base = _load_model(config, family)
@@ -222,6 +225,7 @@ def load_policy(config: ModelConfig, device: torch.device | str = "cpu", *, trai
 def _load_model(config: ModelConfig, family: Family) -> PreTrainedModel:
     model_class = getattr(transformers, family.model_class)
     model_config = family.load_config(config.path, config.revision)
+    _check_language_model(model_config, family)
     try:
         model, loading = model_class.from_pretrained(
             config.path,
@@ -241,18 +245,28 @@ def _load_model(config: ModelConfig, family: Family) -> PreTrainedModel:
             f"first {wrong[0]}; this is a checkpoint of another model, or a torn one"
         )
     loaded: PreTrainedModel = model
-    prepare_attention(loaded, family)
+    prepare_attention(loaded)
     return loaded
 
 
-def prepare_attention(model: PreTrainedModel, family: Family) -> None:
-    """Set tree attention on the text config, SDPA on the towers. Raises ModelError where a row would be wrong."""
-    layers = set(model.config.text_config.layer_types)
+def _check_language_model(config: PreTrainedConfig, family: Family) -> None:
+    """Refuse, before the weights are read, a language model for which packed rows would be wrong without an error."""
+    text: Any = config.get_text_config()
+    if text.model_type not in family.text_types:
+        raise ModelError(
+            f"{family.model_class} around a {text.model_type!r} language model: family {family.name} is known with "
+            f"{' or '.join(family.text_types)} only; docs/families.md says how to add a family"
+        )
+    layers = set(getattr(text, "layer_types", ["full_attention"]))
     if layers != {"full_attention"}:
         raise ModelError(
             f"{family.model_class} with {', '.join(sorted(layers))} layers: packed rows need full causal attention in "
             "every layer; set use_sliding_window to false in the checkpoint's config"
         )
+
+
+def prepare_attention(model: PreTrainedModel) -> None:
+    """Set tree attention on the text config, SDPA on the towers."""
     towers = {key: "sdpa" for key in model.config.sub_configs if key != "text_config"}
     model.set_attn_implementation({"": "sdpa", **towers, "text_config": attention.NAME})
 

@@ -1,10 +1,14 @@
-"""Placeholder expansion and rotary (M-RoPE) positions of one segment, for the Qwen2.5 families.
+"""Placeholder expansion and rotary (M-RoPE) positions of one segment, for the Qwen families.
 
 Positions are ours: computed here from ids and media, and passed explicitly to rollout, policy and oracle. The rule is
 the checkpoints' own, as vLLM has it: text counts up by one on all three axes (time, height, width); an image or video
-spans a grid that starts at the next free position, its time axis in steps of seconds x positions per second; text goes
-on at (maximum over all three axes) + 1. transformers 5.19 takes only height and width into that maximum for Qwen2.5-VL,
-which differs after videos that are longer in time than in space; a test pins that difference.
+spans a grid that starts at the next free position, its time axis in steps of seconds x positions per second (Qwen2-VL:
+in whole steps); text goes on at (maximum over all three axes) + 1. transformers 5.19 takes only height and width into
+that maximum for Qwen2-VL and Qwen2.5-VL, which differs after videos that are longer in time than in space; a test pins
+that difference.
+
+Qwen3-VL tells the time in words: a video is a run per step of its time axis, each with the time before it and its own
+start and end tokens, and each placed like an image. Families that only hear (Qwen2-Audio) count up by one throughout.
 
 Sound that belongs to a video (`joined`) is interleaved with it in chunks of a few seconds, inside the video's own
 start and end tokens: [vision_start, audio_start, V-chunk, A-chunk, V-chunk, ..., audio_end, vision_end]. Each pair of
@@ -14,7 +18,7 @@ start or end tokens shares one position (Qwen2.5-Omni report, TMRoPE; transforme
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,13 +38,15 @@ class MediaRules:
     placeholder: Mapping[str, int]
     """Kind -> the token that is repeated once per feature of an item."""
     wrapper: Mapping[str, tuple[int, int]]
-    """Kind -> (start, end) tokens around an item."""
-    merge_size: int
+    """Kind -> (start, end) tokens around an item, where the config names them."""
+    merge_size: int = 1
     """Patches per side that the projector merges into one token."""
-    positions_per_second: float
-    """Time positions per second of video."""
+    positions_per_second: float | None = None
+    """Time positions per second of video; None: one per step of the time axis."""
     seconds_per_chunk: float = 0.0
     """Length of the pieces in which a video and its own sound alternate; 0: the family has no such videos."""
+    steps_apart: bool = False
+    """Each step of a video is a run of its own: the time in words (`MediaTensors.stamps`), start token, run, end token."""
 
     @property
     def special_ids(self) -> tuple[int, ...]:
@@ -61,7 +67,7 @@ def expand_ids(engine_ids: Tensor, media: Sequence[MediaTensors], rules: MediaRu
     """Turn ids with ONE placeholder per item (int64 [T']) into what the model reads (int64 [T]).
 
     A video whose next item is its own sound (`joined`) becomes the interleaved block, audio start and end included;
-    that sound has no placeholder in `engine_ids`. Raises AlignmentError where placeholders and items differ.
+    that sound has no placeholder in `engine_ids`. A video whose steps stand apart becomes them all. Raises AlignmentError where placeholders and items differ.
     """
     kinds = {token: kind for kind, token in rules.placeholder.items()}
     engine_list = engine_ids.tolist()
@@ -74,13 +80,22 @@ def expand_ids(engine_ids: Tensor, media: Sequence[MediaTensors], rules: MediaRu
             continue
         item, sound = items.pop(0)
         _check_item(item, rules)
-        if sound is None:
-            expanded += [token] * item.tokens
-        else:
-            start, end = rules.wrapper["audio"]
-            chunks = [[rules.placeholder[c.kind]] * (c.stop - c.start) for c in _interleaved(item, sound, rules)]
-            expanded += [start, *(i for chunk in chunks for i in chunk), end]
+        expanded += _expansion(item, sound, rules)
     return torch.tensor(expanded, dtype=torch.int64)
+
+
+def _expansion(item: MediaTensors, sound: MediaTensors | None, rules: MediaRules) -> list[int]:
+    """What stands in place of an item's one placeholder."""
+    token = rules.placeholder[item.kind]
+    if sound is not None:
+        start, end = rules.wrapper["audio"]
+        chunks = [[rules.placeholder[c.kind]] * (c.stop - c.start) for c in _interleaved(item, sound, rules)]
+        return [start, *(i for chunk in chunks for i in chunk), end]
+    if item.kind == "video" and rules.steps_apart:
+        start, end = rules.wrapper["video"]
+        run = [start, *[token] * (item.tokens // len(item.stamps)), end]
+        return [i for stamp in item.stamps for i in (*stamp, *run)]
+    return [token] * item.tokens
 
 
 def rope_positions(ids: Tensor, media: Sequence[MediaTensors], start: int, rules: MediaRules) -> tuple[Tensor, int]:
@@ -90,6 +105,7 @@ def rope_positions(ids: Tensor, media: Sequence[MediaTensors], start: int, rules
     """
     kinds = {token: kind for kind, token in rules.placeholder.items()}
     tokens = ids.tolist()
+    media = _by_step(media, rules)
     items = _with_sound(media)
     parts: list[Tensor] = []
     at, position = 0, start
@@ -119,7 +135,7 @@ def rope_positions(ids: Tensor, media: Sequence[MediaTensors], start: int, rules
         at += len(order) + (0 if sound is None else 2)
     if items:
         raise AlignmentError(
-            f"{len(media)} media items, but the ids hold placeholders for {len(media) - len(items)} fewer; first item "
+            f"{len(media)} media items, but the ids hold placeholders for {len(items)} fewer; first item "
             f"without placeholders: {items[0][0].kind} of {items[0][0].tokens} tokens"
         )
     positions = torch.cat(parts, dim=1) if parts else torch.zeros(3, 0, dtype=torch.int64)
@@ -144,7 +160,7 @@ def _times(item: MediaTensors, rules: MediaRules) -> Tensor:
     """Time position of each step of the grid, before truncation: float32 [steps], as transformers computes it."""
     assert item.grid is not None
     steps = torch.arange(item.grid[0], dtype=torch.float32)
-    if item.kind != "video":
+    if item.kind != "video" or rules.positions_per_second is None:
         return steps
     if item.seconds_per_grid is None:
         raise AlignmentError(f"a video of {item.tokens} tokens has no seconds_per_grid; its frames need timestamps")
@@ -166,6 +182,7 @@ def _joined_block(
 def _interleaved(video: MediaTensors, sound: MediaTensors, rules: MediaRules) -> list[_Chunk]:
     """Chunks of a video and its sound in turn: all features of the first seconds of the video, then of its sound, .."""
     assert video.grid is not None
+    assert rules.positions_per_second is not None
     length = int(rules.positions_per_second * rules.seconds_per_chunk)
     seen = _cuts(_times(video, rules).repeat_interleave(video.tokens // video.grid[0]).tolist(), length)
     heard = _cuts([float(i) for i in range(sound.tokens)], length)
@@ -186,6 +203,24 @@ def _cuts(times: list[float], length: int) -> list[tuple[int, int]]:
             cuts.append(index)
             limit += length
     return list(zip(cuts, [*cuts[1:], len(times)], strict=True))
+
+
+def _by_step(media: Sequence[MediaTensors], rules: MediaRules) -> Sequence[MediaTensors]:
+    """The items, with a video whose steps stand apart as one item per step."""
+    if not rules.steps_apart:
+        return media
+    parts: list[MediaTensors] = []
+    for item in media:
+        if item.kind != "video":
+            parts.append(item)
+            continue
+        _check_item(item, rules)
+        assert item.grid is not None
+        steps, height, width = item.grid
+        parts += [
+            replace(item, tokens=item.tokens // steps, grid=(1, height, width), stamps=(stamp,)) for stamp in item.stamps
+        ]
+    return parts
 
 
 def _with_sound(media: Sequence[MediaTensors]) -> list[tuple[MediaTensors, MediaTensors | None]]:
@@ -219,6 +254,10 @@ def _check_item(item: MediaTensors, rules: MediaRules) -> None:
         raise AlignmentError(
             f"{item.kind} of grid {item.grid} says {item.tokens} tokens, but {rules.merge_size} x {rules.merge_size} "
             f"merging makes {expected}; processor and checkpoint differ"
+        )
+    if rules.steps_apart and item.kind == "video" and len(item.stamps) != steps:
+        raise AlignmentError(
+            f"a video of {steps} steps comes with {len(item.stamps)} times in words; it needs one per step"
         )
 
 

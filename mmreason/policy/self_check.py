@@ -68,16 +68,11 @@ def _tiny_model(family: Family, config: Any) -> PreTrainedModel:
     text.num_key_value_heads = min(text.num_key_value_heads, 2)
     text.num_attention_heads = text.num_key_value_heads * min(group, 2)
     text.hidden_size, text.intermediate_size = head_dim * text.num_attention_heads, 64
-    text.num_hidden_layers, text.layer_types = 2, text.layer_types[:2]
+    text.num_hidden_layers = 2
+    if hasattr(text, "layer_types"):
+        text.layer_types = text.layer_types[:2]
     text.vocab_size, text.pad_token_id = _VOCABULARY, None
-    vision = tiny.vision_config
-    vision.depth, vision.fullatt_block_indexes = 2, [1]
-    vision.hidden_size, vision.intermediate_size, vision.num_heads = 32, 32, 2
-    vision.out_hidden_size = text.hidden_size
-    if hasattr(tiny, "audio_config"):
-        audio = tiny.audio_config
-        audio.encoder_layers, audio.d_model, audio.encoder_ffn_dim, audio.encoder_attention_heads = 1, 32, 32, 2
-        audio.output_dim = text.hidden_size
+    family.shrink(tiny, text.hidden_size)
     rules = family.rules(config)
     for name in _token_names(config):
         if getattr(config, name) in rules.special_ids:
@@ -95,7 +90,7 @@ def _token_names(config: Any) -> list[str]:
 
 
 def _tiny_policy(policy: Policy, model: PreTrainedModel) -> Policy:
-    prepare_attention(model, policy.family)
+    prepare_attention(model)
     head = ScoringHead.install(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in policy.family.never_trained)
@@ -184,7 +179,7 @@ def _plain_logprobs(tiny: Policy, plain: PreTrainedModel, tree: Tree, index: int
     logits = plain(
         input_ids=ids[None],
         attention_mask=torch.ones_like(ids)[None],
-        position_ids=torch.cat(positions, dim=1)[:, None].to(plain.device),
+        position_ids=tiny.position_ids(torch.cat(positions, dim=1)[:, None]).to(plain.device),
         use_cache=False,
         **{name: tensor.to(plain.device) for name, tensor in media.items()},
     ).logits[0]

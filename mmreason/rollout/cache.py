@@ -59,5 +59,5 @@ class GrowingLayer(DynamicLayer):
 
 def growing_cache(text_config: PreTrainedConfig) -> Cache:
     """An empty cache for a language model whose layers are all full attention."""
-    assert set(text_config.layer_types) == {"full_attention"}, text_config.layer_types
+    assert set(getattr(text_config, "layer_types", ["full_attention"])) == {"full_attention"}, text_config.layer_types
     return Cache(layers=[GrowingLayer() for _ in range(text_config.num_hidden_layers)])

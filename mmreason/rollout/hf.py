@@ -231,8 +231,8 @@ class _Rows:
         """Logits [R, V] of the last place."""
         output: Any = self.policy.model(
             input_ids=ids_RT,
-            position_ids=positions_3RT,
-            attention_mask={"full_attention": mask},
+            position_ids=self.policy.position_ids(positions_3RT),
+            attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
             **media,

@@ -1,4 +1,4 @@
-"""Tiny checkpoints of both families, made once; policies from them, and plain transformers models as the oracle."""
+"""Policies from tiny checkpoints, plain transformers models as the oracle, and the worst differences at the end."""
 
 from __future__ import annotations
 
@@ -12,33 +12,28 @@ import transformers
 from transformers import PreTrainedModel
 
 from mmreason.config import ModelConfig
-from mmreason.demo.tiny import build_tiny
 from mmreason.policy.families import FAMILIES
 from mmreason.policy.policy import Policy, load_policy
-
-
-@pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: build_tiny(name, tmp_path_factory.mktemp(name)) for name in FAMILIES}
+from tests.parity.trees import GAPS
 
 
 @pytest.fixture
-def make_policy(checkpoints: dict[str, Path]) -> Callable[..., Policy]:
+def make_policy(tiny: Callable[[str], Path]) -> Callable[..., Policy]:
     """make_policy(family, **model settings); every part is trained and heads work in small chunks."""
 
     def make(family: str, **settings: Any) -> Policy:
-        return load_policy(ModelConfig(path=str(checkpoints[family]), **{"freeze": (), "head_chunk": 7, **settings}))
+        return load_policy(ModelConfig(path=str(tiny(family)), **{"freeze": (), "head_chunk": 7, **settings}))
 
     return make
 
 
 @pytest.fixture
-def make_oracle(checkpoints: dict[str, Path]) -> Callable[[str], PreTrainedModel]:
+def make_oracle(tiny: Callable[[str], Path]) -> Callable[[str], PreTrainedModel]:
     """Unmodified transformers, float32, SDPA."""
 
     def make(family: str) -> PreTrainedModel:
         model: PreTrainedModel = getattr(transformers, FAMILIES[family].model_class).from_pretrained(
-            checkpoints[family], dtype=torch.float32, attn_implementation="sdpa"
+            tiny(family), dtype=torch.float32, attn_implementation="sdpa"
         )
         return model
 
@@ -51,3 +46,11 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for family, gaps in sorted(GAPS.items()):
+        logprob, gradient = (max(column) for column in zip(*gaps, strict=True))
+        terminalreporter.write_line(
+            f"parity of {family}: {len(gaps)} comparisons, log-probs within {logprob:.1e}, gradients within {gradient:.1e}"
+        )

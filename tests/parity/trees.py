@@ -16,7 +16,8 @@ from mmreason.policy.policy import Policy
 from mmreason.policy.positions import expand_ids
 from mmreason.types import MediaTensors, Segment, Tree
 
-PATCH = 3 * 2 * 14 * 14
+GAPS: dict[str, list[tuple[float, float]]] = {}
+"""Family -> (largest difference of a log-prob, largest relative difference of a gradient) of every comparison made."""
 
 
 class Maker:
@@ -25,33 +26,45 @@ class Maker:
     def __init__(self, policy: Policy, seed: int = 0) -> None:
         self.rules, self.traits = policy.rules, policy.family.traits(policy.base.config)
         self.random = torch.Generator().manual_seed(seed)
+        self.patch = 3 * self.traits.temporal_patch_size * (self.traits.pixel_factor // self.traits.merge_size) ** 2
 
     def text(self, length: int) -> Tensor:
         return torch.randint(3, 250, (length,), generator=self.random)
 
     def image(self, height: int, width: int) -> MediaTensors:
-        pixels = torch.randn(height * width, PATCH, generator=self.random)
+        pixels = torch.randn(height * width, self.patch, generator=self.random)
         kwargs = {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, height, width]])}
         return MediaTensors(kind="image", kwargs=kwargs, tokens=height * width // 4, grid=(1, height, width))
 
     def video(self, steps: int, height: int, width: int, seconds: float) -> MediaTensors:
-        assert self.traits.seconds_name is not None
         kwargs = {
-            "pixel_values_videos": torch.randn(steps * height * width, PATCH, generator=self.random),
+            "pixel_values_videos": torch.randn(steps * height * width, self.patch, generator=self.random),
             "video_grid_thw": torch.tensor([[steps, height, width]]),
-            self.traits.seconds_name: torch.tensor([seconds]),
         }
-        tokens = steps * height * width // 4
-        grid = (steps, height, width)
-        return MediaTensors(kind="video", kwargs=kwargs, tokens=tokens, grid=grid, seconds_per_grid=seconds)
+        if self.traits.seconds_name is not None:
+            kwargs[self.traits.seconds_name] = torch.tensor([seconds])
+        words = range(steps) if self.traits.time_words else ()
+        return MediaTensors(
+            kind="video",
+            kwargs=kwargs,
+            tokens=steps * height * width // 4,
+            grid=(steps, height, width),
+            seconds_per_grid=seconds,
+            stamps=tuple(tuple(self.text(3 + step % 3).tolist()) for step in words),
+        )
 
     def audio(self, frames: int, joined: bool = False) -> MediaTensors:
+        padded = self.traits.mel_frames or frames
         kwargs = {
-            "input_features": torch.randn(1, 128, frames, generator=self.random),
-            "feature_attention_mask": torch.ones(1, frames, dtype=torch.int32),
+            "input_features": torch.randn(1, 128, padded, generator=self.random),
+            "feature_attention_mask": (torch.arange(padded) < frames).int()[None],
         }
         tokens = ((frames - 1) // 2 + 1 - 2) // 2 + 1
         return MediaTensors(kind="audio", kwargs=kwargs, tokens=tokens, joined=joined)
+
+    def crop(self, tokens: int) -> MediaTensors:
+        """What an observation shows: a piece of an image, or of a sound where the family sees nothing."""
+        return self.image(4, tokens) if self.traits.vision else self.audio(4 * tokens)
 
     def segment(self, policy: Policy, items: Iterable[MediaTensors], parent: int = -1, kind: str = "prompt") -> Segment:
         """Text, then each item in its start and end tokens with text after it."""
@@ -60,8 +73,8 @@ class Maker:
         for item in media:
             if item.joined:
                 continue
-            start, end = self.rules.wrapper[item.kind]
-            parts += [torch.tensor([start, self.rules.placeholder[item.kind], end]), self.text(4)]
+            around = self.rules.wrapper.get(item.kind, ())
+            parts += [torch.tensor([*around[:1], self.rules.placeholder[item.kind], *around[1:]]), self.text(4)]
         ids = expand_ids(torch.cat(parts), media, policy.rules)
         return Segment(
             kind=kind,  # type: ignore[arg-type]
@@ -110,7 +123,11 @@ def padded_scores(model: PreTrainedModel, policy: Policy, trees: Sequence[Tree],
     positions_3BT = torch.stack([torch.nn.functional.pad(p, (0, longest - p.shape[1])) for p in positions], dim=1)
     media = merge_media([item for row in rows for segment in row for item in segment.media])
     logits = model(
-        input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_3BT, use_cache=False, **media
+        input_ids=ids_BT,
+        attention_mask=mask_BT,
+        position_ids=policy.position_ids(positions_3BT),
+        use_cache=False,
+        **media,
     ).logits
     logits = logits / temperature
     logits[..., policy.banned] = float("-inf")
@@ -136,9 +153,10 @@ def _path_positions(policy: Policy, path: Sequence[Segment]) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Gradients by name; a parameter that took no part counts as zero."""
+def gradients(model: torch.nn.Module, fixed: Sequence[str]) -> dict[str, Tensor]:
+    """Gradients by name, without those of `fixed`; a parameter that took no part counts as zero."""
     return {
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
         for name, parameter in model.named_parameters()
+        if name not in fixed
     }

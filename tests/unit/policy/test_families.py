@@ -2,20 +2,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mmreason.config import ModelConfig
-from mmreason.demo.tiny import build_tiny
 from mmreason.errors import ModelError
 from mmreason.policy.families import FAMILIES, adapter_pattern, family_of
 from mmreason.policy.policy import load_policy
 
 
-@pytest.fixture(scope="module")
-def omni(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny("qwen2_5_omni", tmp_path_factory.mktemp("omni"))
+@pytest.fixture
+def omni(tiny_omni: Path) -> Path:
+    return tiny_omni
 
 
 def write_config(folder: Path, **values: object) -> str:
@@ -26,7 +26,10 @@ def write_config(folder: Path, **values: object) -> str:
 @pytest.mark.parametrize(
     ("model_type", "name"),
     [
+        ("qwen2_vl", "qwen2_vl"),
         ("qwen2_5_vl", "qwen2_5_vl"),
+        ("qwen3_vl", "qwen3_vl"),
+        ("qwen2_audio", "qwen2_audio"),
         ("qwen2_5_omni", "qwen2_5_omni"),
         ("qwen2_5_omni_thinker", "qwen2_5_omni"),
     ],
@@ -35,9 +38,12 @@ def test_recognised_by_model_type(tmp_path: Path, model_type: str, name: str) ->
     assert family_of(write_config(tmp_path, model_type=model_type)) is FAMILIES[name]
 
 
-def test_any_other_model_is_refused_with_the_table(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"'gemma3'.*qwen2_5_vl.*qwen2_5_omni.*docs/families.md"):
-        family_of(write_config(tmp_path, model_type="gemma3"))
+@pytest.mark.parametrize("model_type", ["gemma3", "qwen3_vl_moe", "qwen3_omni_moe", "qwen2"])
+def test_any_other_model_is_refused_with_the_table(model_type: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=rf"'{model_type}' is not in .*table.*docs/families.md") as caught:
+        family_of(write_config(tmp_path, model_type=model_type))
+    assert "\n" not in str(caught.value)
+    assert all(name in str(caught.value) for name in FAMILIES)
 
 
 def test_config_without_a_type(tmp_path: Path) -> None:
@@ -68,15 +74,32 @@ def test_a_config_without_its_tokens_is_refused(omni: Path) -> None:
         FAMILIES["qwen2_5_omni"].rules(config)
 
 
-def test_every_parameter_has_a_part_and_adapters_only_hit_the_language_model(omni: Path) -> None:
-    policy = load_policy(ModelConfig(path=str(omni)))
+PROJECTORS = {
+    "qwen2_vl": {"model.visual.merger"},
+    "qwen2_5_vl": {"model.visual.merger"},
+    "qwen3_vl": {"model.visual.merger", "model.visual.deepstack_merger_list"},
+    "qwen2_audio": {"model.multi_modal_projector"},
+    "qwen2_5_omni": {"visual.merger", "audio_tower.proj"},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_parameter_has_a_part_and_adapters_only_hit_the_language_model(
+    family: str, tiny: Callable[[str], Path]
+) -> None:
+    policy = load_policy(ModelConfig(path=str(tiny(family))))
     parts = {name: policy.family.part_of(name) for name, _ in policy.base.named_parameters()}
-    assert set(parts.values()) == {"vision", "audio", "projector", "language"}
-    assert parts["audio_tower.proj.weight"] == parts["visual.merger.mlp.0.weight"] == "projector"
+    sees, hears = ("image" in policy.rules.placeholder), ("audio" in policy.rules.placeholder)
+    assert set(parts.values()) == {"projector", "language", *["vision"] * sees, *["audio"] * hears}
+    prefixes = tuple(f"{prefix}." for prefix in PROJECTORS[family])
+    assert {name for name, part in parts.items() if part == "projector"} == {
+        name for name in parts if name.startswith(prefixes)
+    }
     pattern = adapter_pattern(policy.family, ("q_proj", "gate_proj"))
     hit = {name for name, _ in policy.base.named_modules() if re.fullmatch(pattern, name)}
-    layers = range(policy.base.config.text_config.num_hidden_layers)
-    assert hit == {f"model.layers.{i}.{name}" for i in layers for name in ("self_attn.q_proj", "mlp.gate_proj")}
+    language = policy.base.get_decoder().layers
+    wanted = {id(layer.self_attn.q_proj) for layer in language} | {id(layer.mlp.gate_proj) for layer in language}
+    assert {id(policy.base.get_submodule(name)) for name in hit} == wanted
 
 
 def test_a_parameter_of_no_part_is_an_error() -> None:

@@ -1,8 +1,9 @@
-"""Loading, freezing, adapters, reference, saving, on tiny checkpoints of both families."""
+"""Loading, freezing, adapters, reference, saving, on tiny checkpoints of all families."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,15 @@ from transformers import AutoProcessor
 
 from mmreason.collate import pack
 from mmreason.config import LoraConfig, ModelConfig
-from mmreason.demo.tiny import build_tiny
 from mmreason.errors import CheckpointError, ModelError
 from mmreason.policy.families import FAMILIES
 from mmreason.policy.policy import Policy, load_policy
 from mmreason.policy.self_check import self_check
 from mmreason.types import Batch, Segment, Span, Tree
 
-BOTH = ("qwen2_5_vl", "qwen2_5_omni")
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: build_tiny(name, tmp_path_factory.mktemp(name)) for name in FAMILIES}
+@pytest.fixture
+def checkpoints(tiny: Callable[[str], Path]) -> dict[str, Path]:
+    return {name: tiny(name) for name in FAMILIES}
 
 
 def make(folder: Path, **settings: Any) -> Policy:
@@ -35,8 +32,8 @@ def make(folder: Path, **settings: Any) -> Policy:
 
 
 def row_of(policy: Policy) -> Batch:
-    """A prompt with an image and two answers."""
-    prompt = policy.dummy_tree(["image"]).segments[0]
+    """A prompt with an image (or a sound, where the family sees nothing) and two answers."""
+    prompt = policy.dummy_tree(list(policy.rules.placeholder)[:1]).segments[0]
     answers = [
         Segment(kind="policy", parent=0, ids=torch.tensor(ids), loss_mask=torch.ones(len(ids), dtype=torch.bool))
         for ids in ([5, 6, 7], [8, 9, 10, 11])
@@ -57,13 +54,13 @@ def disturb(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-@pytest.mark.parametrize("family", BOTH)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_probabilities_of_all_next_tokens_add_up_to_one(
     checkpoints: dict[str, Path], family: str, temperature: float
 ) -> None:
     """One prompt with every token that may be sampled as an answer of its own; entropy is that of the same numbers."""
     policy = make(checkpoints[family])
-    prompt = policy.dummy_tree(["image"]).segments[0]
+    prompt = policy.dummy_tree(list(policy.rules.placeholder)[:1]).segments[0]
     allowed = sorted(set(range(policy.head.out_features)) - set(policy.banned.tolist()))
     answers = [
         Segment(kind="policy", parent=0, ids=torch.tensor([token]), loss_mask=torch.ones(1, dtype=torch.bool))
@@ -102,9 +99,18 @@ def test_freezing_one_part(checkpoints: dict[str, Path], part: str) -> None:
     assert trained == {"vision", "audio", "projector", "language"} - {part}
 
 
-def test_parameters_that_no_forward_uses_are_frozen(checkpoints: dict[str, Path]) -> None:
-    policy = make(checkpoints["qwen2_5_omni"], freeze=())
-    assert "audio_tower.audio_bos_eos_token.weight" not in dict(policy.trained())
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_dummy_of_every_kind_reaches_every_trained_parameter(checkpoints: dict[str, Path], family: str) -> None:
+    """DDP and ZeRO wait for the gradient of each trained parameter; those that no forward uses are frozen."""
+    policy = make(checkpoints[family], freeze=())
+    kinds = list(policy.rules.placeholder)
+    assert {kind for kinds in policy.tower_kinds() for kind in kinds} == set(kinds)
+    (row,) = pack([policy.dummy_tree([kinds[0] for kinds in policy.tower_kinds()])], 100, policy.positions)
+    scores = policy.token_scores(row)
+    torch.autograd.backward(scores.logprob.sum())
+    assert [name for name, parameter in policy.trained() if parameter.grad is None] == []
+    frozen = {name for name, parameter in policy.base.named_parameters() if not parameter.requires_grad}
+    assert frozen == set(policy.family.never_trained)
 
 
 def test_parameter_groups(checkpoints: dict[str, Path]) -> None:
@@ -127,7 +133,7 @@ def test_master_dtype(checkpoints: dict[str, Path]) -> None:
 # ---- adapters and reference ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", BOTH)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_adapters_train_alone_and_reference_switches_them_off(checkpoints: dict[str, Path], family: str) -> None:
     policy = make(checkpoints[family], lora=LoraConfig(rank=4, alpha=8.0))
     assert {name.split(".")[-3] for name, _ in policy.trained()} == {"lora_A", "lora_B"}
@@ -167,7 +173,7 @@ def test_no_reference_was_asked_for(checkpoints: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4, alpha=16.0)])
-@pytest.mark.parametrize("family", BOTH)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_saved_checkpoint_opens_in_transformers_and_here(
     checkpoints: dict[str, Path], family: str, lora: LoraConfig | None, tmp_path: Path
 ) -> None:
@@ -257,11 +263,21 @@ def test_sliding_window_layers_are_refused(checkpoints: dict[str, Path], tmp_pat
         make(folder)
 
 
+def test_another_language_model_inside_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Qwen2-Audio's config may hold any text model of transformers; only its own is known to be right."""
+    folder = copy_of(checkpoints["qwen2_audio"], tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] = {**config["text_config"], "model_type": "llama"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"'llama' language model: .*known with qwen2 only.*docs/families\.md"):
+        make(folder)
+
+
 # ---- the check before training -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("formulation", ["dense", "merge"])
-@pytest.mark.parametrize("family", BOTH)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_self_check_passes_and_leaves_no_trace(checkpoints: dict[str, Path], family: str, formulation: str) -> None:
     policy = make(checkpoints[family], attention=formulation, gradient_checkpointing=formulation == "dense")
     before, state = logprobs(policy), torch.get_rng_state()

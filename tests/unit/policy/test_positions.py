@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,9 @@ OMNI = MediaRules(
     positions_per_second=25.0,
     seconds_per_chunk=2.0,
 )
+VL2 = replace(VL, positions_per_second=None)
+VL3 = replace(VL2, steps_apart=True)
+AUDIO_ONLY = MediaRules(placeholder={"audio": AUDIO}, wrapper={})
 TEXT = {"vocab_size": 200, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 ROPE = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
 VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 1, "out_hidden_size": 32}
@@ -44,6 +48,11 @@ def video(steps: int, height: int, width: int, seconds: float | None) -> MediaTe
     return MediaTensors(kind="video", kwargs={}, tokens=tokens, grid=grid, seconds_per_grid=seconds)
 
 
+def told(steps: int, height: int, width: int) -> MediaTensors:
+    """A video whose steps stand apart, each after a time in words of another length."""
+    return replace(video(steps, height, width, 0.5), stamps=tuple((20,) * (3 + k % 2) for k in range(steps)))
+
+
 def audio(frames: int, joined: bool = False) -> MediaTensors:
     kwargs = {"feature_attention_mask": torch.ones(1, frames)}
     return MediaTensors(kind="audio", kwargs=kwargs, tokens=((frames - 1) // 2 - 1) // 2 + 1, joined=joined)
@@ -54,8 +63,8 @@ def prompt(media: Sequence[MediaTensors], rules: MediaRules) -> Tensor:
     ids = [7, 8]
     for item in media:
         if not item.joined:
-            start, end = rules.wrapper[item.kind]
-            ids += [start, rules.placeholder[item.kind], end, 9]
+            around = rules.wrapper.get(item.kind, ())
+            ids += [*around[:1], rules.placeholder[item.kind], *around[1:], 9]
     return expand_ids(torch.tensor(ids), media, rules)
 
 
@@ -91,6 +100,41 @@ def test_times_are_truncated_not_rounded() -> None:
     assert (positions[0, 3:7] - 3).tolist() == [0, 0, 1, 2]  # 0, 0.8, 1.6, 2.4
 
 
+def test_steps_without_seconds_count_up_by_one() -> None:
+    """Qwen2-VL: three steps of 1 x 2 tokens from position 3, whatever their seconds; the end token is at 5 + 1."""
+    item = video(3, 2, 4, 7.5)
+    positions, following = rope_positions(prompt([item], VL2), [item], 0, VL2)
+    assert positions.tolist() == [
+        [0, 1, 2, 3, 3, 4, 4, 5, 5, 6, 7],
+        [0, 1, 2, 3, 3, 3, 3, 3, 3, 6, 7],
+        [0, 1, 2, 3, 4, 3, 4, 3, 4, 6, 7],
+    ]
+    assert following == 8
+
+
+def test_a_video_told_in_words() -> None:
+    """Qwen3-VL: two steps of 1 x 2 tokens; each has its time before it, its own start and end, and the place of an
+    image; the placeholder's own start and end tokens stay around them all."""
+    item = told(2, 2, 4)
+    ids = prompt([item], VL3)
+    steps = [[20] * words + [VISION_START, VIDEO, VIDEO, VISION_END] for words in (3, 4)]
+    assert ids.tolist() == [7, 8, VISION_START, *steps[0], *steps[1], VISION_END, 9]
+    positions, following = rope_positions(ids, [item], 0, VL3)
+    assert positions[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 7, 9, 10, 11, 12, 13, 14, 15, 15, 17, 18, 19]
+    assert positions[1, 7:9].tolist() == [7, 7]
+    assert positions[2, 7:9].tolist() == [7, 8]
+    assert following == 20
+
+
+def test_who_only_hears_counts_up() -> None:
+    media = [audio(97), audio(8)]
+    ids = prompt(media, AUDIO_ONLY)
+    assert ids.tolist() == [7, 8, *[AUDIO] * 24, 9, *[AUDIO] * 2, 9]
+    positions, following = rope_positions(ids, media, 5, AUDIO_ONLY)
+    assert positions.tolist() == [list(range(5, 5 + len(ids)))] * 3
+    assert following == 5 + len(ids)
+
+
 def test_a_segment_continues_where_its_parent_ended() -> None:
     """Positions of prompt and answer in one piece equal those of the two pieces."""
     media = [image(4, 4), video(3, 4, 4, 1.0)]
@@ -123,17 +167,38 @@ def test_sound_of_a_video_is_interleaved_in_chunks() -> None:
 # ---- against transformers ------------------------------------------------------------------------------------------
 
 
+TOKENS = {
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "vision_start_token_id": VISION_START,
+    "vision_end_token_id": VISION_END,
+}
+
+
 @functools.cache
-def vl_model() -> transformers.Qwen2_5_VLForConditionalGeneration:
+def vl_model() -> transformers.PreTrainedModel:
+    vision = {**VISION, "fullatt_block_indexes": [0], "tokens_per_second": 2}
     config = transformers.Qwen2_5_VLConfig(
-        text_config={**TEXT, "rope_parameters": ROPE},
-        vision_config={**VISION, "fullatt_block_indexes": [0], "tokens_per_second": 2},
-        image_token_id=IMAGE,
-        video_token_id=VIDEO,
-        vision_start_token_id=VISION_START,
-        vision_end_token_id=VISION_END,
+        text_config={**TEXT, "rope_parameters": ROPE}, vision_config=vision, **TOKENS
     )
     return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+@functools.cache
+def vl2_model() -> transformers.PreTrainedModel:
+    vision = {"depth": 1, "embed_dim": 16, "num_heads": 1, "mlp_ratio": 1, "hidden_size": 32}
+    config = transformers.Qwen2VLConfig(text_config={**TEXT, "rope_parameters": ROPE}, vision_config=vision, **TOKENS)
+    return transformers.Qwen2VLForConditionalGeneration(config)
+
+
+@functools.cache
+def vl3_model() -> transformers.PreTrainedModel:
+    config = transformers.Qwen3VLConfig(
+        text_config={**TEXT, "head_dim": 16, "num_key_value_heads": 2, "rope_parameters": ROPE},
+        vision_config={**VISION, "deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+        **TOKENS,
+    )
+    return transformers.Qwen3VLForConditionalGeneration(config)
 
 
 @functools.cache
@@ -163,11 +228,10 @@ def seconds(media: Sequence[MediaTensors]) -> Tensor | None:
     return torch.tensor(found) if found else None
 
 
-def vl_theirs(ids: Tensor, media: Sequence[MediaTensors]) -> Tensor:
+def vl_theirs(model: Any, ids: Tensor, media: Sequence[MediaTensors]) -> Tensor:
     kinds = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
     positions: Tensor
-    get_rope_index: Any = vl_model().model.get_rope_index  # annotated with tensor subclasses that nobody has
-    positions, _ = get_rope_index(
+    positions, _ = model.model.get_rope_index(
         ids[None],
         mm_token_type_ids=kinds[None],
         image_grid_thw=grids(media, "image"),
@@ -203,25 +267,46 @@ def omni_theirs(ids: Tensor, media: Sequence[MediaTensors]) -> Tensor:
         [video(2, 6, 6, 0.9), image(4, 4)],  # the time axis ends before the picture does: both rules agree
     ],
 )
-def test_vl_equals_transformers(media: list[MediaTensors]) -> None:
-    ids = prompt(media, VL)
-    positions, _ = rope_positions(ids, media, 0, VL)
-    assert torch.equal(positions, vl_theirs(ids, media))
+@pytest.mark.parametrize(("model", "rules"), [(vl_model, VL), (vl2_model, VL2)])
+def test_vl_equals_transformers(
+    model: Callable[[], transformers.PreTrainedModel], rules: MediaRules, media: list[MediaTensors]
+) -> None:
+    ids = prompt(media, rules)
+    positions, _ = rope_positions(ids, media, 0, rules)
+    assert torch.equal(positions, vl_theirs(model(), ids, media))
 
 
-def test_vl_differs_from_transformers_after_a_long_video() -> None:
+@pytest.mark.parametrize(("model", "rules", "last_step"), [(vl_model, VL, 19 * 2), (vl2_model, VL2, 19)])
+def test_vl_differs_from_transformers_after_a_long_video(
+    model: Callable[[], transformers.PreTrainedModel], rules: MediaRules, last_step: int
+) -> None:
     """The known difference: transformers 5.19 goes on at max(height, width) + 1, the checkpoints and vLLM at max + 1.
 
     Everything up to the video's last feature is equal; what follows is shifted by a constant.
     """
     media = [image(4, 4), video(20, 4, 4, 1.0)]
-    ids = prompt(media, VL)
-    ours, _ = rope_positions(ids, media, 0, VL)
-    theirs = vl_theirs(ids, media)
+    ids = prompt(media, rules)
+    ours, _ = rope_positions(ids, media, 0, rules)
+    theirs = vl_theirs(model(), ids, media)
     last = int((ids == VIDEO).nonzero().max())
     assert torch.equal(ours[:, : last + 1], theirs[:, : last + 1])
     shift = ours[:, last + 1 :] - theirs[:, last + 1 :]
-    assert set(shift.flatten().tolist()) == {19 * 2 + 1 - 2}  # 20 steps reach 38; the picture is 2 x 2 tokens
+    assert set(shift.flatten().tolist()) == {last_step + 1 - 2}  # the picture is 2 x 2 tokens
+
+
+@pytest.mark.parametrize(
+    "media",
+    [
+        [image(4, 6), image(8, 4)],
+        [told(1, 4, 6)],
+        [told(20, 4, 4)],
+        [told(3, 4, 8), image(4, 4), told(2, 8, 4)],
+    ],
+)
+def test_vl3_equals_transformers(media: list[MediaTensors]) -> None:
+    ids = prompt(media, VL3)
+    positions, _ = rope_positions(ids, media, 0, VL3)
+    assert torch.equal(positions, vl_theirs(vl3_model(), ids, media))
 
 
 @pytest.mark.parametrize(
@@ -287,6 +372,12 @@ def test_video_without_seconds() -> None:
     item = video(2, 4, 4, None)
     with pytest.raises(AlignmentError, match="seconds_per_grid"):
         rope_positions(prompt([item], VL), [item], 0, VL)
+
+
+def test_video_told_in_fewer_words_than_steps() -> None:
+    item = replace(told(2, 4, 4), grid=(3, 4, 4), tokens=12)
+    with pytest.raises(AlignmentError, match="3 steps comes with 2 times in words"):
+        expand_ids(torch.tensor([VISION_START, VIDEO, VISION_END]), [item], VL3)
 
 
 def test_sound_without_its_video() -> None:

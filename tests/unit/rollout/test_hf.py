@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmreason.collate import merge_media, pack
 from mmreason.config import LoraConfig, ModelConfig
+from mmreason.policy.families import FAMILIES
 from mmreason.policy.policy import Policy, load_policy
 from mmreason.rollout.base import SamplingParams
 from mmreason.rollout.hf import HFEngine, _batches, _cut
@@ -27,15 +28,15 @@ class Bench:
         self.policy, self.maker = policy, Maker(policy)
         self.engine = HFEngine(policy, self, max_rows)
         make = self.maker
-        items: list[list[MediaTensors]] = [
-            [],
-            [make.image(4, 6)],
-            [make.video(3, 4, 4, 0.5)],
-            [make.image(4, 4), make.image(6, 4), make.video(2, 4, 4, 1.0)],
-        ]
-        if policy.family.name == "qwen2_5_omni":
-            joined = [make.video(4, 4, 4, 1.0), make.audio(120, joined=True), make.image(4, 4)]
-            items += [[make.audio(50)], joined]
+        items: list[list[MediaTensors]] = [[], [make.crop(6)]]
+        sees, hears = make.traits.vision, make.traits.audio_rate is not None
+        if sees:
+            mixed = [make.image(4, 4), make.image(6, 4), make.video(2, 4, 4, 1.0)]
+            items += [[make.video(3, 4, 4, 0.5)], mixed]
+        if hears:
+            items += [[make.audio(50)], [make.audio(97), make.audio(8)]]
+        if sees and hears:
+            items += [[make.video(4, 4, 4, 1.0), make.audio(120, joined=True), make.image(4, 4)]]
         self.prompts = [make.segment(policy, media) for media in items]
 
     def text(self, ids: Tensor) -> str:
@@ -58,10 +59,9 @@ def ids_of(rollouts: Sequence[tuple[Rollout, ...]]) -> list[list[list[int]]]:
     return [[answer.segments[0].ids.tolist() for answer in group] for group in rollouts]
 
 
-@pytest.fixture(scope="module", params=["tiny_vl", "tiny_omni"])
-def bench(request: pytest.FixtureRequest) -> Bench:
-    folder: Path = request.getfixturevalue(request.param)
-    return Bench(load_policy(ModelConfig(path=str(folder))))
+@pytest.fixture(scope="module", params=FAMILIES)
+def bench(request: pytest.FixtureRequest, tiny: Callable[[str], Path]) -> Bench:
+    return Bench(load_policy(ModelConfig(path=str(tiny(request.param)))))
 
 
 SAMPLING = SamplingParams(temperature=0.8, max_new_tokens=16)
@@ -104,14 +104,14 @@ def test_an_answer_does_not_depend_on_its_neighbours(bench: Bench) -> None:
 
 
 def test_greedy_equals_transformers_generate(bench: Bench) -> None:
-    """Image and text prompts: there transformers' own positions agree with ours."""
+    """Prompts of text, and of one image or sound: there transformers' own positions agree with ours."""
     model_class = getattr(transformers, bench.policy.family.model_class)
     model = model_class.from_pretrained(bench.policy.config.path)
     params = SamplingParams(greedy=True, max_new_tokens=12)
     for prompt in bench.prompts[:2]:
         (rollout,) = bench.engine.generate([prompt], 1, params, [[0]])[0]
         inputs = {"input_ids": prompt.ids[None], "attention_mask": torch.ones(1, len(prompt.ids), dtype=torch.int64)}
-        if bench.policy.family.name == "qwen2_5_vl":
+        if bench.policy.family.name.endswith("_vl"):
             inputs["mm_token_type_ids"] = (prompt.ids[None] == bench.policy.rules.placeholder["image"]).int()
         expected = model.generate(
             **inputs,
@@ -201,7 +201,7 @@ def test_cut_takes_the_first_of_several() -> None:
 def test_extend_from_an_observation_with_media(bench: Bench) -> None:
     """Two turns: prompt, answer, observation with an image; beside paths of other depths that share prefixes."""
     answers = bench.engine.generate(bench.prompts[:2], 2, SAMPLING, seeds_for(2, 2))
-    crop = bench.maker.segment(bench.policy, [bench.maker.image(4, 4)], parent=1, kind="observation")
+    crop = bench.maker.segment(bench.policy, [bench.maker.crop(4)], parent=1, kind="observation")
     note = bench.maker.segment(bench.policy, [], parent=1, kind="observation")
     (first, second), (third, _) = ([answer.segments[0] for answer in group] for group in answers)
     prompt, other = bench.prompts[:2]
@@ -217,7 +217,7 @@ def test_extend_from_an_observation_with_media(bench: Bench) -> None:
 
 def test_each_prefix_is_prefilled_once(bench: Bench) -> None:
     fed: list[int] = []
-    tower = bench.policy.base.get_submodule("model.visual" if bench.policy.family.name == "qwen2_5_vl" else "visual")
+    tower = bench.policy.base.get_submodule(bench.policy.family.towers[0][0].removesuffix("."))
     hook = tower.register_forward_hook(lambda _, inputs, output: fed.append(1))
     widths: list[tuple[int, ...]] = []
     embed = bench.policy.base.get_input_embeddings().register_forward_hook(
