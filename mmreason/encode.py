@@ -219,7 +219,7 @@ class Encoder:
 def feature_count(item: MediaTensors, merge_size: int) -> int:
     """How many features the towers make of an item, from its tensors.
 
-    Sound: two strides of 2 over the real mel frames (`_get_feat_extract_output_lengths` of Qwen2-Audio and Qwen2.5-Omni);
+    Sound: two strides of 2 over the real mel frames (`_get_feat_extract_output_lengths` of Qwen2-Audio, Qwen2.5-Omni).
     Omni's merge into the text is not checked by transformers, so a wrong count would shift everything after it.
     """
     if item.kind == "audio":

@@ -63,8 +63,8 @@ class MediaPipeline:
         """How many tokens of the prompt each item becomes in place of its one placeholder, without decoding it.
 
         From headers alone: exact for images and videos; for sounds as exact as the header's length is (exact for WAV
-        and FLAC). A video with its sound counts both, and the two tokens around the sound; a video that is told the time
-        in words counts those, and the two tokens around each step.
+        and FLAC). A video with its sound counts both, and the two tokens around the sound; a video with its times in
+        words counts those, and the two tokens around each step.
         """
         return [item if isinstance(item, MediaError) else self._tokens(item) for item in self.loader.prepare(refs)]
 
@@ -134,7 +134,7 @@ def _check(processor: Any, traits: MediaTraits) -> None:
             )
     if traits.audio_rate is None:
         return
-    extractor = getattr(processor, "feature_extractor", None)
+    extractor: Any = getattr(processor, "feature_extractor", None)
     rate = getattr(extractor, "sampling_rate", None)
     if rate != traits.audio_rate:
         raise ModelError(f"feature_extractor: rate {rate}, this family has {traits.audio_rate} Hz")

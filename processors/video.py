@@ -18,8 +18,8 @@ def video_tensors(
 ) -> MediaTensors:
     """pixel_values_videos [P, D], video_grid_thw [1, 3] and, if the family takes it, seconds per grid step [1].
 
-    processor: the checkpoint's. The frames are sampled and resized already: it does neither again. In the "shuffled" view the frames
-    are permuted before it sees them; the timestamps stay as they are.
+    processor: the checkpoint's. The frames are sampled and resized already: it does neither again. In the "shuffled"
+    view the frames are permuted before it sees them; the timestamps stay as they are.
     """
     frames = decoded.data if view == "ordered" else decoded.data[shuffled_order(decoded, seed)]
     _, height, width, _ = frames.shape
@@ -68,7 +68,9 @@ def stamp_ids(timestamps: Sequence[float], traits: MediaTraits, tokenizer: Any) 
     frames = traits.temporal_patch_size
     steps = [timestamps[start : start + frames] for start in range(0, len(timestamps), frames)]
     times = [(step[0] + step[-1]) / 2 for step in steps]
-    return tuple(tuple(tokenizer(traits.time_words.format(time), add_special_tokens=False)["input_ids"]) for time in times)
+    return tuple(
+        tuple(tokenizer(traits.time_words.format(time), add_special_tokens=False)["input_ids"]) for time in times
+    )
 
 
 def video_tokens(frames: int, size: tuple[int, int], traits: MediaTraits) -> int:

@@ -259,7 +259,7 @@ def _build_qwen2_5_vl(size: TinySizes, tokenizer: PreTrainedTokenizerFast) -> Pr
 
 
 def _build_qwen3_vl(size: TinySizes, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """Its sections of rotary pairs are interleaved, and every block of the tower feeds a layer of the language model."""
+    """Its sections of rotary pairs are interleaved, and each block of the tower feeds a layer of the language model."""
     half = size.hidden_size // size.heads // 2
     sections = [half - 2 * (half * 5 // 16), half * 5 // 16, half * 5 // 16]  # published: 24, 20, 20
     text = {

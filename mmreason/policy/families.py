@@ -54,11 +54,11 @@ class Family:
     towers: tuple[tuple[str, tuple[str, ...]], ...]
     """(prefix of the names of parameters, kinds of media that use them); text uses all the others."""
     never_trained: tuple[str, ...] = ()
-    """Parameters that no forward uses (they would never get a gradient, which stops DDP) or that the model keeps fixed."""
+    """Parameters that no forward uses (without a gradient they stop DDP), or that the model itself keeps fixed."""
     position_axes: Literal[1, 3] = 3
     """Axes of the positions that the forward takes: time, height and width, or one."""
     text_types: tuple[str, ...]
-    """`model_type` values of the text config: a wrapper config may hold language models that nobody has checked here."""
+    """`model_type` values of the text config: some configs may hold any language model, checked here or not."""
     rules: Callable[[Any], MediaRules]
     """Model config -> placeholder ids and position constants."""
     traits: Callable[[Any], MediaTraits]
@@ -178,9 +178,7 @@ def _qwen2_audio_traits(config: Any) -> MediaTraits:
 
 
 def _omni_traits(config: Any) -> MediaTraits:
-    return replace(
-        _vision_traits(config, "resized_pixels"), seconds_name="video_second_per_grid", audio_rate=16000
-    )
+    return replace(_vision_traits(config, "resized_pixels"), seconds_name="video_second_per_grid", audio_rate=16000)
 
 
 def _set(config: Any, **values: Any) -> None:

@@ -46,7 +46,7 @@ class MediaRules:
     seconds_per_chunk: float = 0.0
     """Length of the pieces in which a video and its own sound alternate; 0: the family has no such videos."""
     steps_apart: bool = False
-    """Each step of a video is a run of its own: the time in words (`MediaTensors.stamps`), start token, run, end token."""
+    """Each step of a video is a run of its own: time in words (`MediaTensors.stamps`), start token, run, end token."""
 
     @property
     def special_ids(self) -> tuple[int, ...]:
@@ -67,7 +67,8 @@ def expand_ids(engine_ids: Tensor, media: Sequence[MediaTensors], rules: MediaRu
     """Turn ids with ONE placeholder per item (int64 [T']) into what the model reads (int64 [T]).
 
     A video whose next item is its own sound (`joined`) becomes the interleaved block, audio start and end included;
-    that sound has no placeholder in `engine_ids`. A video whose steps stand apart becomes them all. Raises AlignmentError where placeholders and items differ.
+    that sound has no placeholder in `engine_ids`. A video whose steps stand apart becomes a run per step,
+    each after its time in words. Raises AlignmentError where placeholders and items differ.
     """
     kinds = {token: kind for kind, token in rules.placeholder.items()}
     engine_list = engine_ids.tolist()
@@ -218,7 +219,8 @@ def _by_step(media: Sequence[MediaTensors], rules: MediaRules) -> Sequence[Media
         assert item.grid is not None
         steps, height, width = item.grid
         parts += [
-            replace(item, tokens=item.tokens // steps, grid=(1, height, width), stamps=(stamp,)) for stamp in item.stamps
+            replace(item, tokens=item.tokens // steps, grid=(1, height, width), stamps=(stamp,))
+            for stamp in item.stamps
         ]
     return parts
 

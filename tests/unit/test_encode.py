@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -13,11 +14,14 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoProcessor
+from transformers.video_utils import VideoMetadata
 
+from mmreason.collate import SOUND, merge_media
 from mmreason.config import DataConfig, MediaConfig
 from mmreason.encode import Encoder, feature_count, lettered
 from mmreason.errors import AlignmentError, DataError, MediaError, MMReasonError, ModelError
-from mmreason.policy.families import family_of
+from mmreason.policy.families import FAMILIES, family_of
+from mmreason.processors.base import Decoded
 from mmreason.processors.pipeline import MediaPipeline
 from mmreason.types import MediaRef, Message, Sample, Segment
 
@@ -60,7 +64,8 @@ class Bench:
         family = family_of(str(checkpoint))
         config = family.load_config(str(checkpoint))
         self.processor = AutoProcessor.from_pretrained(checkpoint)
-        self.pipeline = MediaPipeline(MEDIA, family.traits(config), self.processor)
+        self.traits = family.traits(config)
+        self.pipeline = MediaPipeline(MEDIA, self.traits, self.processor)
         self.rules = family.rules(config)
         self.encoder = Encoder(self.processor, self.processor.tokenizer, self.rules, self.pipeline, data)
 
@@ -154,6 +159,58 @@ def test_all_kinds_in_one_batch(omni: Bench, media: Path) -> None:
     # One placeholder for the video and its sound together.
     placeholders = torch.tensor(list(omni.rules.placeholder.values()))
     assert torch.isin(with_sound.engine_ids, placeholders).sum() == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_equal_the_processors(family: str, media: Path, tiny: Callable[[str], Path]) -> None:
+    """Ids and tensors of every kind of media are those of the checkpoint's own processor, given the same pixels, the
+    video's metadata and the same samples; and their number was known before anything was decoded."""
+    bench = Bench(tiny(family), DataConfig())
+    files = {"image": "a.png", "video": "b.mp4", "audio": "c.wav"}
+    refs = [MediaRef(kind=kind, path=str(media / files[kind])) for kind in bench.rules.placeholder] * 2
+    sample = ask("First", *refs, "What?")
+    counts = bench.pipeline.token_counts(refs)
+    assert bench.pipeline.loader.decoded == 0
+    prompt = bench.prompt(sample)
+    theirs = _processed(bench, sample)
+    assert torch.equal(prompt.ids, theirs.pop("input_ids")[0])
+    assert prompt.engine_ids is not None
+    assert len(prompt.ids) == len(prompt.engine_ids) - len(refs) + sum(n for n in counts if isinstance(n, int))
+    traits = bench.traits
+    for name, tensor in merge_media(prompt.media).items():
+        if name == traits.seconds_name:  # from the frames' own times here, from an assumed rate there
+            continue
+        padded = name in SOUND and traits.mel_frames is None
+        expected = theirs[name][..., : tensor.shape[-1]] if padded else theirs[name]
+        assert torch.equal(tensor, expected.to(tensor.dtype)), name
+
+
+def _processed(bench: Bench, sample: Sample) -> dict[str, torch.Tensor]:
+    """What the checkpoint's processor makes of the decoded media of a sample."""
+    found: dict[str, list[Decoded]] = {"image": [], "video": [], "audio": []}
+    for item in bench.pipeline.loader.load(sample.media):
+        assert isinstance(item, Decoded)
+        found[item.kind].append(item)
+    given: dict[str, Any] = {}
+    if found["image"]:
+        given["images"] = [item.data for item in found["image"]]
+        given["images_kwargs"] = {"do_resize": False, "input_data_format": "channels_last"}
+    if found["video"]:
+        given["videos"] = [torch.from_numpy(item.data).permute(0, 3, 1, 2) for item in found["video"]]
+        given["videos_kwargs"] = {
+            "do_resize": False,
+            "do_sample_frames": False,
+            "cap_pixels_per_frame": False,
+            "input_data_format": "channels_first",
+            "video_metadata": [
+                VideoMetadata(total_num_frames=16, fps=4.0, frames_indices=[round(4 * t) for t in item.timestamps])
+                for item in found["video"]
+            ],
+        }
+    if found["audio"]:
+        given["audio"] = [item.data for item in found["audio"]]
+        given["audio_kwargs"] = {"sampling_rate": 16000, "padding": "max_length"}
+    return dict(bench.processor(text=[bench.encoder.render(sample)], return_tensors="pt", **given))
 
 
 def test_shuffled_view_changes_the_video_only(vl: Bench, media: Path) -> None:

@@ -17,6 +17,7 @@ from mmreason.demo.tiny import build_tiny
 from mmreason.errors import ConfigError
 from mmreason.policy.families import FAMILIES
 
+
 @pytest.fixture(params=sorted(FAMILIES))
 def family(request: pytest.FixtureRequest) -> str:
     name: str = request.param
@@ -44,7 +45,9 @@ def test_same_arguments_same_bytes(family: str, folder: Path, tmp_path: Path) ->
 
 
 def test_transformers_opens_it(family: str, folder: Path) -> None:
-    model, loading = getattr(transformers, FAMILIES[family].model_class).from_pretrained(folder, output_loading_info=True)
+    model, loading = getattr(transformers, FAMILIES[family].model_class).from_pretrained(
+        folder, output_loading_info=True
+    )
     assert not any(loading.values()), loading
     assert 0.5e6 < sum(parameter.numel() for parameter in model.parameters()) < 0.85e6
     tied = model.lm_head.weight is model.get_input_embeddings().weight

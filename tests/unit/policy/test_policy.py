@@ -22,6 +22,7 @@ from mmreason.policy.policy import Policy, load_policy
 from mmreason.policy.self_check import self_check
 from mmreason.types import Batch, Segment, Span, Tree
 
+
 @pytest.fixture
 def checkpoints(tiny: Callable[[str], Path]) -> dict[str, Path]:
     return {name: tiny(name) for name in FAMILIES}

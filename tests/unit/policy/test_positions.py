@@ -167,7 +167,7 @@ def test_sound_of_a_video_is_interleaved_in_chunks() -> None:
 # ---- against transformers ------------------------------------------------------------------------------------------
 
 
-TOKENS = {
+TOKENS: dict[str, Any] = {
     "image_token_id": IMAGE,
     "video_token_id": VIDEO,
     "vision_start_token_id": VISION_START,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2VLImageProcessor
+from transformers import Qwen2VLImageProcessor, WhisperFeatureExtractor
 
 from mmreason.errors import MediaError, ModelError
 from mmreason.processors.base import Decoded, MediaTraits
 from mmreason.processors.pipeline import MediaPipeline
-from mmreason.processors.video import shuffled_order
+from mmreason.processors.video import shuffled_order, stamp_ids
 from mmreason.types import Geometry, MediaRef, MediaTensors
 from tests.media_files import clip, picture, tone, write_audio, write_image, write_video
 from tests.unit.processors.helpers import TRAITS, VISION_TRAITS, components, config, load, pipeline, ref
@@ -50,8 +52,6 @@ def test_image_is_not_resized_a_second_time(tmp_path: Path) -> None:
 
 
 def _with(image_processor: Qwen2VLImageProcessor) -> object:
-    from types import SimpleNamespace
-
     return SimpleNamespace(**{**vars(components()), "image_processor": image_processor})
 
 
@@ -191,3 +191,57 @@ def test_processor_of_another_family_is_refused() -> None:
     slow = MediaTraits(frame="resized_pixels", audio_rate=24000)
     with pytest.raises(ModelError, match="24000"):
         MediaPipeline(config(), slow, components())
+
+
+HEARING_TRAITS = MediaTraits(frame="unit", vision=False, audio_rate=16000, audio_min_tokens=2, mel_frames=400)
+
+
+def _hearing(seconds: int = 4) -> Any:
+    """The parts of a Qwen2-Audio processor with a short window."""
+    return SimpleNamespace(feature_extractor=WhisperFeatureExtractor(feature_size=128, chunk_length=seconds))
+
+
+def test_a_tower_that_takes_one_length_only(tmp_path: Path) -> None:
+    sound = ref(write_audio(tmp_path / "a.wav", tone(1)))
+    with MediaPipeline(config(), HEARING_TRAITS, _hearing()) as media:
+        ((made,),) = media.tensors([sound])  # type: ignore[misc]
+        samples = load(sound).data
+        theirs = _hearing().feature_extractor(
+            samples, sampling_rate=16000, padding="max_length", return_attention_mask=True, return_tensors="pt"
+        )
+        assert torch.equal(made.kwargs["input_features"], theirs["input_features"])
+        assert torch.equal(made.kwargs["feature_attention_mask"], theirs["attention_mask"])
+        assert made.kwargs["feature_attention_mask"].sum() == 100
+        assert media.token_counts([sound]) == [made.tokens] == [25]
+
+
+def test_what_a_family_that_only_hears_refuses(tmp_path: Path) -> None:
+    refs = [
+        ref(write_image(tmp_path / "a.png")),
+        ref(write_video(tmp_path / "a.mp4", sound=tone(2)), sound=True),
+        ref(write_audio(tmp_path / "short.wav", tone(0.06))),
+        ref(write_audio(tmp_path / "long.wav", tone(5))),
+    ]
+    with MediaPipeline(config(), HEARING_TRAITS, _hearing()) as media:
+        wanted = ["not supported by the model", "not supported by the model", "too short", "too long"]
+        for found in (media.tensors(refs), media.token_counts(refs)):
+            assert [item.reason if isinstance(item, MediaError) else "" for item in found] == wanted
+
+
+def test_a_feature_extractor_of_another_window_is_refused() -> None:
+    with pytest.raises(ModelError, match="500 mel frames, this checkpoint's audio tower takes 400"):
+        MediaPipeline(config(), HEARING_TRAITS, _hearing(seconds=5))
+
+
+def test_times_in_words() -> None:
+    """A step is told at the mean of its frames; a last frame without a partner is its own."""
+    traits = MediaTraits(frame="per_thousand", pixel_factor=32, time_words="<{:.1f} seconds>")
+    words: list[str] = []
+
+    def tokenizer(text: str, **_: Any) -> dict[str, list[int]]:
+        words.append(text)
+        return {"input_ids": [len(text)]}
+
+    assert stamp_ids((0.0, 0.5, 1.0, 18.2, 20.0), traits, tokenizer) == ((13,), (13,), (14,))
+    assert words == ["<0.2 seconds>", "<9.6 seconds>", "<20.0 seconds>"]
+    assert stamp_ids((0.0, 0.5), VISION_TRAITS, tokenizer) == ()
