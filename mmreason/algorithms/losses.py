@@ -33,6 +33,8 @@ def policy_loss(
     with torch.no_grad():
         metrics = {
             "clip_fraction": _total((clipped * advantage < ratio * advantage) * weight),
+            "clip_fraction/low": _total((advantage < 0) * (ratio < 1 - clip_low) * weight),
+            "clip_fraction/high": _total((advantage > 0) * (ratio > 1 + clip_high) * weight),
             "ratio": _total(ratio * weight),
             "kl_old": _total(KL_ESTIMATORS["k3"](old_logprob, logprob) * weight),
         }

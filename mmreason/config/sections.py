@@ -226,8 +226,8 @@ class TrainConfig(Section):
     """Checkpoints kept; older ones are deleted once a newer one is complete."""
     eval_every: int = Field(0, ge=0)
     """Steps between evaluations; 0: only before the first and after the last step."""
-    gallery_groups: int = Field(8, ge=0)
-    """Groups with their media kept for the report."""
+    gallery_groups: int = Field(64, ge=0)
+    """Groups kept for the report, evenly spread over the steps, with small pictures of their media."""
 
 
 class RunConfig(Section):

@@ -1,55 +1,59 @@
-"""report.html: what a run did, on one page that opens anywhere.
+"""report.html: what a run did, in one file that opens anywhere.
 
-Self-contained: no script, no request to anywhere (a Content-Security-Policy forbids both), media embedded as small
-data URIs. Everything that comes from data or from a model is escaped. It is made from metrics.jsonl, gallery.jsonl
-and quarantine.jsonl alone, so it works for a run that has just begun, was killed, or is still going on.
+The file is self-contained: health, curves, and the newest groups of every source, with pictures inside. No script, no
+request to anywhere (a Content-Security-Policy forbids both), and everything that comes from data or a model is escaped.
+It is what a person copies off a cluster or gets by mail, so it stays small, however long the run.
+
+All groups that the run kept are on pages beside it, in the folder report/, each bounded in bytes. Not all in the one
+file: 500 groups with answers of reasoning length are tens of megabytes, and hiding them until a script unfolds them
+would not make them smaller. Plain links need no script, work from a folder, a web server or an archive, and page
+numbers count from the oldest group, so that a link still leads to the same groups when the run has gone on.
+
+Everything is made from metrics.jsonl, gallery.jsonl and quarantine.jsonl alone - pictures of media are made when a
+group is logged - so it works for a run that has just begun, was killed, is going on, or was copied without its data.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import math
-import os
+import time
 from collections.abc import Sequence
-from html import escape
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from mmreason.errors import DataError
-from mmreason.reporting.charts import as_float, number
-from mmreason.reporting.gallery import gallery_section
-from mmreason.reporting.sections import curves_section, evaluation_section, health_section
+from mmreason.reporting.charts import number
+from mmreason.reporting.gallery import Card, cards_of, choose, pages, steps_of
+from mmreason.reporting.health import health_section
+from mmreason.reporting.logs import Metrics, read_lines, read_metrics
+from mmreason.reporting.page import page, write_page
+from mmreason.reporting.sections import curves_section, evaluation_section, summary_section
 
 REPORT = "report.html"
+PAGES = "report"
+"""Folder of the further pages."""
 
 
 def write_report(run_dir: Path, *, title: str) -> Path:
-    """Write `run_dir`/report.html and return its path. Raises OSError when it cannot be written.
+    """Write `run_dir`/report.html and the pages in `run_dir`/report; return the first. Raises OSError.
 
     Values that are no usable numbers are left out of the curves, and halves of surrogate pairs are shown as \\udXXX.
-    Missing logs give an empty section, unreadable lines are counted on the page, and media that cannot be decoded
-    are named in their place.
+    Missing logs give an empty section, unreadable lines are counted on the page.
     """
-    lines, torn_metrics = read_lines(run_dir / "metrics.jsonl")
-    metrics = [row for row in lines if math.isfinite(as_float(row.get("step")))]
-    torn_metrics += len(lines) - len(metrics)
+    metrics = read_metrics(run_dir / "metrics.jsonl")
     groups, torn_groups = read_lines(run_dir / "gallery.jsonl")
     quarantined, torn_quarantine = read_lines(run_dir / "quarantine.jsonl")
-    torn = torn_metrics + torn_groups + torn_quarantine
+    cards = cards_of(groups)
+    chosen = choose(cards)
+    names = _write_pages(run_dir, title, pages(cards) if len(cards) > len(chosen) else [])
     sections = [
-        health_section(metrics, quarantined, torn),
+        summary_section(metrics),
+        health_section(metrics, quarantined, metrics.torn + torn_groups + torn_quarantine),
         evaluation_section(metrics),
         curves_section(metrics),
-        gallery_section(groups),
+        _groups_section(chosen, len(cards), names),
     ]
     path = run_dir / REPORT
-    partial = path.with_suffix(".html.partial")
-    page = _page(title, _subtitle(run_dir, metrics), sections)
-    partial.write_text(page, encoding="utf-8", errors="backslashreplace")
-    os.replace(partial, path)
+    write_page(path, page(title, _subtitle(run_dir, metrics), sections))
     return path
 
 
@@ -60,47 +64,52 @@ def require_run(folder: Path) -> None:
         raise DataError(f"{folder}: {what}; give the run_dir of a run")
 
 
-def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The JSON objects of a file, one per line, and how many lines were not one. No file: no lines.
-
-    Lines end at b"\\n" only: texts may hold U+2028 and U+0085. A last line without its end is still being written.
-    """
-    if not path.exists():
-        return [], 0
-    rows: list[dict[str, Any]] = []
-    torn = 0
-    *whole, _ = path.read_bytes().split(b"\n")
-    for line in whole:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            torn += 1
-    return rows, torn
+def _write_pages(run_dir: Path, title: str, parts: Sequence[Sequence[Card]]) -> list[tuple[str, str]]:
+    """Write the further pages before the one that links to them; (file name, what is on it) of each, oldest first."""
+    folder = run_dir / PAGES
+    names = [(f"groups-{index:04d}.html", steps_of(part)) for index, part in enumerate(parts, start=1)]
+    if parts:
+        folder.mkdir(exist_ok=True)
+    for index, part in enumerate(parts):
+        links = f"<nav class='pager'><a href='../{REPORT}'>Report</a>{_neighbours(names, index)}</nav>"
+        subtitle = f"groups of {names[index][1]}, page {index + 1} of {len(parts)}, newest first"
+        cards = "".join(card.html for card in reversed(part))
+        write_page(folder / names[index][0], page(title, subtitle, [links, cards, links]))
+    kept = {name for name, _ in names}
+    for old in folder.glob("groups-*.html"):  # of a longer gallery: the run was resumed from before
+        if old.name not in kept:
+            old.unlink()
+    return names
 
 
-def _subtitle(run_dir: Path, metrics: Sequence[dict[str, Any]]) -> str:
-    if not metrics:
-        return f"{run_dir.resolve().name}: nothing logged yet"
-    seconds = as_float(metrics[-1].get("time")) - as_float(metrics[0].get("time"))
+def _neighbours(names: Sequence[tuple[str, str]], index: int) -> str:
+    newer, older = names[index + 1 : index + 2], names[index - 1 : index] if index else []
+    links = [f"<a href='{name}'>Newer: {what}</a>" for name, what in newer]
+    links += [f"<a href='{name}'>Older: {what}</a>" for name, what in older]
+    return "".join(links)
+
+
+def _groups_section(chosen: Sequence[Card], total: int, names: Sequence[tuple[str, str]]) -> str:
+    if not chosen:
+        return "<section><h2>Groups</h2><p class='empty'>no group kept yet</p></section>"
+    links = "".join(f"<a href='{PAGES}/{name}'>{what}</a>" for name, what in reversed(names))
+    hint = "Newest of every source first."
+    if names:
+        hint += f" All {total} are on the pages below, in the folder {PAGES}/ beside this file: copy it as well."
+    pager = f"<nav class='pager'>{links}</nav>" if names else ""
+    cards = "".join(card.html for card in chosen)
+    shown = f"<small>{len(chosen)} of {total}</small>"
+    return f"<section><h2>Groups {shown}</h2><p class='hint'>{hint}</p>{pager}{cards}{pager}</section>"
+
+
+def _subtitle(run_dir: Path, metrics: Metrics) -> str:
+    name = run_dir.resolve().name
+    if not math.isfinite(metrics.last_step):
+        return f"{name}: nothing logged yet"
+    begin, end = metrics.times
+    if not (math.isfinite(begin) and 0 <= end < 1e11):
+        return f"{name}: step {number(metrics.last_step)}"
+    seconds = end - begin
     length = f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
-    step = number(max(as_float(row["step"]) for row in metrics))
-    return f"{run_dir.resolve().name}: step {step}, {length} from first to last log line"
-
-
-def _page(title: str, subtitle: str, sections: Sequence[str]) -> str:
-    style = files("mmreason.reporting").joinpath("style.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(title)}</title><style>{style}</style></head>\n<body><main>"
-        f"<header><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></header>\n"
-        + "\n".join(sections)
-        + "\n</main></body></html>\n"
-    )
+    clock = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(end))
+    return f"{name}: step {number(metrics.last_step)}, {length} from first to last log line, the last one at {clock}"

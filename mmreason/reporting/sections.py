@@ -1,113 +1,186 @@
-"""The report's parts that come from numbers: health, evaluations, curves."""
+"""The report's parts that come from numbers: what was reached, evaluations, curves."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html import escape
-from typing import Any
 
-from mmreason.reporting.charts import Series, as_float, line_chart, number
+import numpy as np
 
-Row = dict[str, Any]
+from mmreason.reporting.charts import PLAIN, Axis, Series, line_chart, number, stacked_chart
+from mmreason.reporting.health import RECENT, skipped_steps
+from mmreason.reporting.logs import LARGEST, Column, Metrics, Row, as_float, is_number
 
-_NOT_PARTS = ("mean", "errors", "source", "modality")
+_NOT_PARTS = ("mean", "errors")
 """Names under "reward/" that are not parts of the reward."""
+_GROUPS = ("groups/signal", "groups/all_right", "groups/all_wrong")
+MOST_LINES = 7
+"""Of a chart whose number of lines the data decides; the others are named."""
+MOST_ROWS = 60
+"""Of the table of evaluations."""
 
 
-def health_section(metrics: Sequence[Row], quarantined: Sequence[Row], torn: int) -> str:
-    """One line of facts that say whether the run can be trusted; the worrying ones are marked."""
-    train = [row for row in metrics if row.get("kind") == "train"]
-    broken = sum(not all(_finite(row, name) for name in ("loss", "grad_norm", "reward/mean")) for row in train)
-    skipped = sum(_value(row, "skipped") for row in train)
-    reasons = Counter(str(row.get("reason", "unknown")) for row in quarantined)
-    last = train[-1] if train else {}
-    facts = [
-        _fact("steps", number(len(train)), bad=False),
-        _fact("steps with NaN", number(broken), bad=broken > 0),
-        _fact("steps skipped", number(skipped), bad=skipped > 0),
-        _fact("samples quarantined", _counted(len(quarantined), reasons), bad=len(quarantined) > 0),
-        _fact("reward errors", _share(train, "reward/errors"), bad=_mean(train, "reward/errors") > 0),
-        _fact("answers truncated", _share(train[-10:], "truncated"), bad=_mean(train[-10:], "truncated") > 0.1),
-        _fact("groups with a signal", _share(train[-10:], "groups/useful"), bad=False),
-    ]
-    if "tokens_per_second" in last:
-        facts.append(_fact("tokens per second", number(_mean(train[-10:], "tokens_per_second")), bad=False))
-    if torn:
-        facts.append(_fact("unreadable log lines", number(torn), bad=True))
-    return f"<section><h2>Health</h2><dl class='facts'>{''.join(facts)}</dl>{_events(metrics)}</section>"
+def summary_section(metrics: Metrics) -> str:
+    """The few numbers that one asks for first."""
+    facts = [("steps", number(metrics.last_step), "") if math.isfinite(metrics.last_step) else None]
+    if evals := [row for row in metrics.evals if is_number(row.get("accuracy/mean"))]:
+        first, last = (100 * as_float(row["accuracy/mean"]) for row in (evals[0], evals[-1]))
+        facts.append(("held-out accuracy", f"{last:.1f} %", f"from {first:.1f} %" if len(evals) > 1 else ""))
+    if "reward/mean" in metrics.train:
+        reward = metrics.train["reward/mean"]
+        facts.append(("reward now", number(reward.mean(RECENT)), f"from {number(reward.first_mean(RECENT))}"))
+    if "nll" in metrics.train:
+        nll = metrics.train["nll"]
+        facts.append(("loss now", number(nll.mean(RECENT)), f"from {number(nll.first_mean(RECENT))}"))
+    if "tokens_per_second" in metrics.train:
+        facts.append(("tokens per second", number(metrics.mean("tokens_per_second", RECENT)), ""))
+    if "time/step" in metrics.train:
+        facts.append(("seconds per step", number(metrics.mean("time/step", RECENT)), ""))
+    tiles = "".join(
+        f"<div><dt>{escape(fact[0])}</dt><dd>{escape(fact[1])} <small>{escape(fact[2])}</small></dd></div>"
+        for fact in facts
+        if fact is not None
+    )
+    return f"<dl class='facts'>{tiles}</dl>" if tiles else ""
 
 
-def evaluation_section(metrics: Sequence[Row]) -> str:
+def evaluation_section(metrics: Metrics) -> str:
     """Held-out accuracy of the first and the last evaluation, with 95 % intervals where they were logged."""
-    evals = [row for row in metrics if row.get("kind") == "eval"]
+    evals = metrics.evals
     if not evals:
         return "<section><h2>Held-out accuracy</h2><p class='empty'>no evaluation yet</p></section>"
     first, last = evals[0], evals[-1]
-    names = [name for name in _accuracies(last) if "source:" not in name and "task:" not in name]
-    names += [name for name in _accuracies(last) if "source:" in name]
+    names = _accuracies(last)
+    whole = _table(first, last, [name for name in names if ":" not in name])
+    chart = line_chart("By evaluation", list(_held_out(evals)), Axis(bounds=(0.0, 1.0)))
+    sources = [name for name in names if "source:" in name]
+    folded = f"<summary>By source ({len(sources)})</summary>{_table(first, last, sources)}"
+    return (
+        f"<section><h2>Held-out accuracy</h2><div class='beside'><div>{whole}<p class='hint'>Greedy answers, %. "
+        "95 % intervals in brackets. mean: of the modalities, each counting the same.</p>"
+        f"{f'<details>{folded}</details>' if sources else ''}</div>{chart}</div></section>"
+    )
+
+
+def _table(first: Row, last: Row, names: Sequence[str]) -> str:
     lines = "".join(
         f"<tr><th>{escape(_short(name))}</th><td>{_percent(first, name)}</td><td>{_percent(last, name)}</td>"
         f"<td>{_change(first, last, name)}</td></tr>"
-        for name in names
+        for name in names[:MOST_ROWS]
     )
+    more = len(names) - MOST_ROWS
+    rest = f"<p class='hint'>{more} more rows are in metrics.jsonl.</p>" if more > 0 else ""
     return (
-        "<section><h2>Held-out accuracy</h2><table class='numbers'><thead><tr><th></th>"
+        "<div class='wide'><table class='numbers'><thead><tr><th></th>"
         f"<th>step {number(as_float(first['step']))}</th><th>step {number(as_float(last['step']))}</th>"
-        "<th>change</th></tr></thead>"
-        f"<tbody>{lines}</tbody></table><p class='hint'>Greedy answers, %. 95 % intervals in brackets. "
-        "mean: of the modalities, each counting the same.</p></section>"
+        f"<th>change</th></tr></thead><tbody>{lines}</tbody></table></div>{rest}"
     )
 
 
-def curves_section(metrics: Sequence[Row]) -> str:
-    """One chart per question that a person asks of a run."""
-    train = [row for row in metrics if row.get("kind") == "train"]
-    evals = [row for row in metrics if row.get("kind") == "eval"]
-    held_out = [name for name in _names(evals, "accuracy/") if name.count("/") == 1 and ":" not in name]
-    parts = [name for name in _names(train, "reward/") if name.split("/")[1] not in _NOT_PARTS]
-    stages = [name for name in _names(train, "time/") if name != "time/step"]
-    charts = [
-        line_chart("Held-out accuracy", _lines(evals, held_out, marked=True), bounds=(0.0, 1.0)),
-        line_chart("Reward", _lines(train, ["reward/mean", *parts])) if _names(train, "reward/") else "",
-        line_chart("Reward by source", _lines(train, _names(train, "reward/source/")))
-        if _names(train, "reward/source/")
-        else "",
-        line_chart("Entropy of the answers", _lines(train, ["entropy"]), unit="nats per token"),
-        line_chart("Loss", _lines(train, _present(train, "nll", "loss"))),
-        line_chart("KL to the reference", _lines(train, ["kl"])) if _names(train, "kl") else "",
-        line_chart("Length of answers", _lines(train, ["length/mean"]), unit="tokens")
-        if _names(train, "length/")
-        else "",
-        line_chart("Gradient norm", _lines(train, ["grad_norm"])),
-        line_chart("Groups", _lines(train, _names(train, "groups/", without=("sampled", "kept"))), bounds=(0.0, 1.0))
-        if _names(train, "groups/")
-        else "",
-        line_chart("Time of a step", _lines(train, stages), unit="seconds"),
+def curves_section(metrics: Metrics) -> str:
+    """Charts by the question that a person asks of a run; those without a number in the log are left out."""
+    rows = [
+        ("Does it learn?", _learning(metrics)),
+        ("How does it answer?", _answers(metrics)),
+        ("Is the optimizer calm?", _optimizer(metrics)),
+        ("Where does the time go?", _speed(metrics)),
     ]
-    return f"<section><h2>Curves</h2><div class='charts'>{''.join(charts)}</div></section>"
+    shown = []
+    for question, charts in rows:
+        found = [chart for chart in charts if chart]
+        kind = "charts pairs" if len(found) in (2, 4) else "charts"  # three to a line would leave a hole
+        shown.append(f"<h3>{question}</h3><div class='{kind}'>{''.join(found)}</div>" if found else "")
+    nothing = "<p class='empty'>nothing logged yet</p>"
+    return f"<section class='curves'><h2>Curves</h2>{''.join(shown) or nothing}</section>"
 
 
-def _lines(rows: Sequence[Row], names: Sequence[str], *, marked: bool = False) -> list[Series]:
-    return [
-        Series(
-            name=_short(name),
-            points=tuple((as_float(row["step"]), as_float(row[name])) for row in rows if _is_number(row.get(name))),
-            marked=marked,
-        )
-        for name in names
-    ]
+def _learning(metrics: Metrics) -> Iterator[str]:
+    parts = [name for name in metrics.names("reward", _NOT_PARTS) if name.count("/") == 1]
+    if "nll" in metrics.train:  # of SFT; what a policy-gradient method calls loss says nothing about its progress
+        yield _lines(metrics, "Loss", ["nll"])
+    yield _lines(metrics, "Reward", ["reward/mean", *parts])
+    yield _lines(metrics, "Reward by modality", metrics.names("reward/modality"))
+    yield _lines(metrics, "Reward by source", metrics.names("reward/source"))
 
 
-def _names(rows: Sequence[Row], prefix: str, without: Sequence[str] = ()) -> list[str]:
-    """Names of numbers that start with `prefix`, in the order of the alphabet."""
-    found = {name for row in rows for name, value in row.items() if name.startswith(prefix) and _is_number(value)}
-    return sorted(name for name in found if name.split("/")[-1] not in without)
+def _answers(metrics: Metrics) -> Iterator[str]:
+    yield _lines(metrics, "Groups", _GROUPS, Axis(unit="share of groups", bounds=(0.0, 1.0)))
+    yield _lines(metrics, "Length", metrics.names("length"), Axis(unit="tokens"))
+    yield _lines(metrics, "Cut off", ["truncated"], Axis(unit="share of answers", bounds=(0.0, 1.0)))
+    if metrics.mean("reward/errors") > 0:
+        yield _lines(metrics, "Reward errors", ["reward/errors"], Axis(unit="share of answers"))
 
 
-def _present(rows: Sequence[Row], *names: str) -> list[str]:
-    return [name for name in names if any(name in row for row in rows)]
+def _optimizer(metrics: Metrics) -> Iterator[str]:
+    yield _lines(metrics, "Entropy", ["entropy"], Axis(unit="nats per token"))
+    skipped = sorted(skipped_steps(metrics))
+    marked = Axis(marks=skipped, hint=f"{len(skipped)} skipped steps are marked" if skipped else "")
+    yield _lines(metrics, "Gradient norm", ["grad_norm"], marked)
+    yield _lines(metrics, "KL", ["kl", "kl_old"], Axis(hint="kl: to the reference; kl old: to the sampling policy"))
+    yield _lines(metrics, "Clipped", ["clip_fraction", *metrics.names("clip_fraction")], Axis(unit="share of tokens"))
+    yield _lines(metrics, "Ratio to the sampling policy", ["ratio"], Axis(unit="mean over tokens", zero=False))
+    yield _lines(metrics, "Learning rate", ["learning_rate"])
+
+
+def _speed(metrics: Metrics) -> Iterator[str]:
+    stages = sorted(metrics.names("time", ("step",)), key=lambda name: -metrics.train[name].usable()[1].sum())
+    series = [_series(name, metrics.train[name]) for name in stages]
+    if series:
+        yield stacked_chart("Time of a step, by stage", _joined(series), Axis(unit="seconds"))
+    yield _lines(metrics, "Speed", ["tokens_per_second"], Axis(unit="tokens per second"))
+    if metrics.mean("quarantined") > 0:
+        yield _lines(metrics, "Quarantined", ["quarantined"], Axis(unit="samples so far"))
+
+
+def _lines(metrics: Metrics, title: str, names: Sequence[str], axis: Axis = PLAIN) -> str:
+    """A chart of those metrics that were logged, or nothing. Of many, the ones with the most values are drawn."""
+    found = [name for name in names if name in metrics.train]
+    if not found:
+        return ""
+    series = {name: _series(name, metrics.train[name]) for name in found}
+    most_first = sorted(found, key=lambda name: -len(series[name].values))  # stable: the order given breaks ties
+    drawn = most_first[:MOST_LINES] if len(found) > MOST_LINES + 1 else most_first
+    left_out = sum(_unusable(metrics.train[name]) for name in found)
+    note = f"{axis.hint}. " * bool(axis.hint) + f"not drawn: {left_out} values that are no usable numbers"
+    axis = replace(axis, hint=note) if left_out else axis
+    keep = [series[name] for name in found if name in drawn]
+    return line_chart(title, keep, axis, [series[name] for name in found if name not in drawn])
+
+
+def _series(name: str, column: Column) -> Series:
+    steps, values = column.usable()
+    label = name if name.startswith("reward/") else name.replace("_", " ")  # theirs as they are, ours as words
+    return Series(name=_short(label), steps=steps, values=values)
+
+
+def _unusable(column: Column) -> int:
+    return len(column.values) - len(column.usable()[1])
+
+
+def _joined(stages: Sequence[Series]) -> list[Series]:
+    """At most MOST_LINES stages, longest first; the others in one, so that the sum stays right."""
+    if len(stages) <= MOST_LINES + 1:
+        return list(stages)
+    rest = stages[MOST_LINES:]
+    steps = np.unique(np.concatenate([one.steps for one in rest]))
+    values = np.zeros(len(steps))
+    for one in rest:
+        values[np.searchsorted(steps, one.steps)] += one.values
+    return [*stages[:MOST_LINES], Series(name=f"{len(rest)} others", steps=steps, values=values)]
+
+
+def _held_out(evals: Sequence[Row]) -> Iterator[Series]:
+    """Accuracy of all and by modality, at every evaluation."""
+    columns: dict[str, Column] = {}
+    for row in evals:
+        for name in _accuracies(row):
+            if ":" not in name and is_number(row[name]) and abs(as_float(row[name])) <= LARGEST:
+                columns.setdefault(name, Column()).add(as_float(row["step"]), as_float(row[name]))
+    for name in sorted(columns, key=lambda name: (name != "accuracy/mean", name))[: MOST_LINES + 1]:
+        steps, values = columns[name].usable()
+        yield Series(name=_short(name), steps=steps, values=values, marked=len(values) <= 100)
 
 
 def _accuracies(row: Row) -> list[str]:
@@ -134,45 +207,3 @@ def _change(first: Row, last: Row, name: str) -> str:
     if name not in first or first is last:
         return "-"
     return f"{100 * (as_float(last[name]) - as_float(first[name])):+.1f}"
-
-
-def _fact(name: str, value: str, *, bad: bool) -> str:
-    mark = " class='bad'" if bad else ""
-    return f"<div{mark}><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-
-
-def _counted(total: int, reasons: Counter[str]) -> str:
-    if not total:
-        return "0"
-    return f"{number(total)} ({', '.join(f'{count} {reason}' for reason, count in reasons.most_common(4))})"
-
-
-def _events(metrics: Sequence[Row]) -> str:
-    rows = [row for row in metrics if row.get("kind") == "event"]
-    items = []
-    for row in rows[-10:]:
-        what = ", ".join(f"{value}" for key, value in row.items() if key not in ("step", "kind", "time"))
-        items.append(f"<li>step {escape(str(row['step']))}: {escape(what)}</li>")
-    return f"<ul class='events'>{''.join(items)}</ul>" if items else ""
-
-
-def _share(rows: Sequence[Row], name: str) -> str:
-    return f"{100 * _mean(rows, name):.1f} %" if any(name in row for row in rows) else "-"
-
-
-def _mean(rows: Sequence[Row], name: str) -> float:
-    values = [_value(row, name) for row in rows if name in row]
-    return sum(values) / len(values) if values else 0.0
-
-
-def _value(row: Row, name: str) -> float:
-    value = as_float(row.get(name))
-    return value if math.isfinite(value) else 0.0
-
-
-def _finite(row: Row, name: str) -> bool:
-    return name not in row or math.isfinite(as_float(row[name]))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

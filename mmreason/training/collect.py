@@ -27,6 +27,8 @@ class Collected:
     """
 
     groups: tuple[RolloutGroup, ...]
+    left_out: RolloutGroup | None
+    """The first group without a signal, if there was one: what the model cannot do at all, or can do already."""
     sampled: int
     """How many groups were sampled, useful or not."""
     tokens: int
@@ -38,6 +40,7 @@ def collect(run: Run, step: int) -> Collected:
     """Sample groups until this process has its share of useful ones, or `grpo.max_refills` is used up."""
     config, tally = run.config, Tally()
     kept: list[RolloutGroup] = []
+    left_out: RolloutGroup | None = None
     sampled = tokens = 0
     with run.engine.whole_parameters():
         for attempt in range(1 + config.grpo.max_refills):
@@ -46,12 +49,14 @@ def collect(run: Run, step: int) -> Collected:
                 break
             groups = sample_groups(run, step, attempt, wanted)
             tally_groups(tally, groups)
-            useful = [group for group in groups if _useful(run, group)]
+            marks = [_useful(run, group) for group in groups]
+            useful = [group for group, mark in zip(groups, marks, strict=True) if mark]
+            left_out = left_out or next((group for group, mark in zip(groups, marks, strict=True) if not mark), None)
             tally.add("groups/useful", len(useful), len(groups))
             kept += useful
             sampled += len(groups)
             tokens += sum(rollout.tokens for group in groups for rollout in group.rollouts)
-    return Collected(groups=tuple(kept), sampled=sampled, tokens=tokens, tally=tally)
+    return Collected(groups=tuple(kept), left_out=left_out, sampled=sampled, tokens=tokens, tally=tally)
 
 
 def sample_groups(run: Run, step: int, attempt: int, count: int) -> list[RolloutGroup]:

@@ -64,6 +64,11 @@ class Feed:
             self.quarantine.add(sample.id, sample.id, error.reason, str(error))
 
     @property
+    def seen(self) -> int:
+        """How many different samples this process has come to, used or quarantined."""
+        return len(self._order) if self.epoch else self.index
+
+    @property
     def state(self) -> dict[str, int]:
         return {"epoch": self.epoch, "index": self.index}
 

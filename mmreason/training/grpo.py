@@ -35,7 +35,8 @@ def train_grpo(run: Run) -> None:
             updates = [[with_logprobs(run, row) for row in rows] for rows in updates]
         with run.timed("update"):
             changes = [update(run, rows, row_loss(run.config), run.config.rollout.temperature) for rows in updates]
-        run.gallery(step, collected.groups)
+        with run.timed("gallery"):
+            run.gallery.keep(step, collected.groups, collected.left_out)
         tokens = collected.tokens + sum(row.ids.shape[0] for rows in updates for row in rows)
         run.finish_step(step, {**sampling_metrics(run, collected), **mean(changes)}, tokens=tokens)
 

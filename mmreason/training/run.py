@@ -7,7 +7,6 @@ state BEFORE a step. So a run that was killed anywhere continues from its last c
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -36,8 +35,9 @@ from mmreason.rollout.hf import HFEngine
 from mmreason.training import checkpoint
 from mmreason.training.engine import Engine
 from mmreason.training.feed import Feed
+from mmreason.training.gallery import Gallery
 from mmreason.training.metrics import MetricsLog, Progress, Stopwatch
-from mmreason.types import RolloutGroup, Sample, Segment
+from mmreason.types import Sample, Segment
 
 ANNOUNCED = 10
 """How many different reward errors each process prints; all are counted."""
@@ -83,6 +83,7 @@ class Run:
         self.eval_samples = eval_samples
         after = None if resumed is None else self.step
         self.log = MetricsLog(self.run_dir, after_step=after, active=self.engine.is_main)
+        self.gallery = Gallery(config, self.log)
         self.timed = Stopwatch()
         self.progress = Progress(config.train.steps, self.step, active=self.engine.is_main, label=config.train.method)
         self.stop_requested = False
@@ -115,9 +116,11 @@ class Run:
         """Log the step; evaluate and save when they are due. `tokens`: what this process forwarded or sampled."""
         train = self.config.train
         seconds = self.timed.lap()
-        totals = self.engine.sum({"tokens": tokens, "quarantined": self.quarantine.bad})
-        speed = totals["tokens"] / max(seconds["time/step"], 1e-9)
-        record = {**metrics, **seconds, "tokens_per_second": speed, "quarantined": totals["quarantined"]}
+        counts = {"tokens": tokens, "quarantined": self.quarantine.bad, "samples_seen": self.feed.seen}
+        totals = self.engine.sum(counts)
+        rate = train.learning_rate * learning_rate_factor(self.config, step - 1)
+        speed = {"learning_rate": rate, "tokens_per_second": totals.pop("tokens") / max(seconds["time/step"], 1e-9)}
+        record = {**metrics, **seconds, **speed, **totals}
         self.log.write(step, "train", record)
         self.progress.update(record)
         self.step = self.rollouts.weight_version = step
@@ -158,13 +161,6 @@ class Run:
     def share(self, total: int) -> int:
         """This process's part of `total` prompts."""
         return total // self.engine.world + (self.engine.rank < total % self.engine.world)
-
-    def gallery(self, step: int, groups: Sequence[RolloutGroup]) -> None:
-        """Keep one group for the report, at evenly spread steps."""
-        count = self.config.train.gallery_groups
-        if not groups or not count or step % max(1, self.config.train.steps // count):
-            return
-        self.log.show(gallery_record(step, groups[step % len(groups)]))
 
     # ---- stopping, saving, resuming ----------------------------------------------------------------------------------
 
@@ -224,6 +220,7 @@ class Run:
         self.progress.close()
         self.rewards.close()
         self.pipeline.close()
+        self.gallery.close()
 
     def _mark(self) -> None:
         """Remember the state before the next step: what `save` writes, even when that step has begun."""
@@ -337,22 +334,3 @@ def learning_rate_factor(config: RunConfig, step: int) -> float:
     done = (step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
     shapes = {"constant": 1.0, "linear": 1.0 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
     return shapes[train.schedule]
-
-
-def gallery_record(step: int, group: RolloutGroup) -> dict[str, Any]:
-    """One group as the report shows it: JSON only."""
-    sample = group.sample
-    texts = [part for message in sample.messages for part in message.content if isinstance(part, str)]
-    return {
-        "step": step,
-        "id": sample.id,
-        "source": sample.source,
-        "modality": sample.modality,
-        "prompt": "\n".join(texts),
-        "media": [{"kind": ref.kind, "path": ref.path} for ref in sample.media],
-        "answer": json.loads(json.dumps(sample.answer, default=str)),
-        "rollouts": [
-            {"text": r.text, "total": s.total, "parts": dict(s.parts), "finish_reason": r.finish_reason}
-            for r, s in zip(group.rollouts, group.scores, strict=True)
-        ],
-    }

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from mmreason.types import RolloutGroup
 
+SAME = 1e-9
+"""Rewards no further apart than this teach nothing (as `algorithms.advantages.has_signal` has it)."""
+
 
 class Tally:
     """Sum and count per metric name. Processes need not have seen the same names."""
@@ -33,6 +36,8 @@ def tally_groups(tally: Tally, groups: Sequence[RolloutGroup]) -> None:
         if right:  # a reward that tells right from wrong was among them
             tally.add("groups/all_right", float(all(right)))
             tally.add("groups/all_wrong", float(not any(right)))
+        totals = [score.total for score in group.scores if score.total is not None]
+        tally.add("groups/signal", float(bool(totals) and max(totals) - min(totals) > SAME))
         for rollout, score in zip(group.rollouts, group.scores, strict=True):
             tally.add("length/mean", rollout.tokens)
             tally.add("truncated", float(rollout.finish_reason == "length"))

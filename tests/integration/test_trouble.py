@@ -40,8 +40,9 @@ def test_a_reward_that_raises_hangs_or_returns_nan(tiny_omni: Path, demo_data: D
     assert all(0 < step["reward/errors"] < 1 for step in steps)
     assert any("reward/mean" in step for step in steps), "the others' mean, no zeros in it"
     shown = [json.loads(line) for line in (tmp_path / "run/gallery.jsonl").read_text().splitlines()]
-    totals = [rollout["total"] for group in shown for rollout in group["rollouts"]]
+    totals = [rollout["total"] for group in shown if group["trained"] for rollout in group["rollouts"]]
     assert totals
+    assert any("mine.py" in str(rollout.get("error")) for group in shown for rollout in group["rollouts"])
     assert set(totals) <= {0.0, 0.2, 0.4, 0.6, 0.8}, "only groups without errors are trained on"
 
 

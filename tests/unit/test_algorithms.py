@@ -96,6 +96,7 @@ def test_policy_loss_metrics_count_clipped_tokens() -> None:
     weight = torch.tensor([0.25, 0.5, 0.25])
     out = policy_loss(logprob, torch.zeros(3), torch.tensor([1.0, 1.0, -1.0]), weight, clip_low=0.2, clip_high=0.28)
     assert out.metrics["clip_fraction"] == pytest.approx(0.5)
+    assert (out.metrics["clip_fraction/low"], out.metrics["clip_fraction/high"]) == pytest.approx((0.25, 0.25))
     assert out.metrics["ratio"] == pytest.approx(1.0)
 
 

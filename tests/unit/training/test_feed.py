@@ -43,6 +43,19 @@ def test_an_epoch_has_every_sample_once_and_the_next_another_order(tmp_path: Pat
     assert first != second
 
 
+def test_samples_that_were_come_to_are_counted_once(tmp_path: Path) -> None:
+    feed = _feed(tmp_path, 12, bad=["3", "4"])
+    assert feed.seen == 0
+    feed.take(6)
+    first = feed.seen
+    assert 6 <= first <= 8, "bad ones too"
+    feed.take(7)
+    assert feed.seen == 12, "the second epoch has no new ones"
+    other = _feed(tmp_path, 12, rank=1, world=3)
+    other.take(3)
+    assert other.seen == 3
+
+
 def test_processes_share_an_epoch(tmp_path: Path) -> None:
     parts = [_ids(_feed(tmp_path, 12, rank=rank, world=3).take(4)) for rank in range(3)]
     assert sorted(name for part in parts for name in part) == sorted(map(str, range(12)))

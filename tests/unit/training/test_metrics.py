@@ -101,6 +101,7 @@ def test_groups_are_told_apart() -> None:
     tally_groups(tally, [group(1, 1), group(0.2, 0.2), group(0.8, 0), group(1, 0), group(None, None)])
     means = tally.means()
     assert (means["groups/all_right"], means["groups/all_wrong"], means["reward/errors"]) == (0.25, 0.5, 0.2)
+    assert means["groups/signal"] == 0.4
     assert means["reward/mean"] == means["reward/source/s"] == pytest.approx(4.2 / 8)
     assert means["truncated"] == 1
 

@@ -1,0 +1,57 @@
+"""The frame of every page: title, style, and a policy under which nothing can run and nothing is fetched."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from functools import cache
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+_CONTROLS = r"\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f"
+_DIRECTION = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_NO_WIDTH = r"\u200b\u2060-\u2064\ufeff"  # not the joiners U+200C and U+200D, which scripts and emoji need
+_INVISIBLE = re.compile(f"[{_CONTROLS}{_DIRECTION}{_NO_WIDTH}]")
+"""Control characters, and those that turn the direction of writing or cannot be seen."""
+
+
+def page(title: str, subtitle: str, sections: Sequence[str]) -> str:
+    """A whole HTML document. `sections` is HTML, the other two are text."""
+    style = _style()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    html = (
+        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<meta name='color-scheme' content='light dark'><title>{escape(title)}</title><style>{style}</style></head>\n"
+        f"<body><main><header class='top'><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></header>\n"
+        + "\n".join(sections)
+        + "\n</main></body></html>\n"
+    )
+    return visible(html)
+
+
+def visible(html: str) -> str:
+    """Characters that cannot be seen, or that make text read otherwise than it is, as \\uXXXX."""
+    return _INVISIBLE.sub(lambda found: f"\\u{ord(found.group()):04x}", html)
+
+
+def write_page(path: Path, html: str) -> None:
+    """A whole new file or the old one, whatever happens meanwhile. Raises OSError."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_text(html, encoding="utf-8", errors="backslashreplace")
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)  # on a full disk it takes room that others need
+        raise
+
+
+@cache
+def _style() -> str:
+    return files("mmreason.reporting").joinpath("style.css").read_text(encoding="utf-8")
