@@ -17,7 +17,7 @@ from mmreason.errors import ConfigError
 _WIDTH = 100
 _SUFFIX = " Think first, between <think> and </think>, then give the answer between <answer> and </answer>."
 _HEAD = """\
-# A run of mmreason. What stands here without a # is set; what is commented out shows the default.
+# A run of mmreason. Every key is here: those behind a # have their default, the others are set for you to look at.
 #   mmreason check {file}      what is wrong, before anything starts
 #   mmreason train {file}      train; the same command goes on after a stop
 """
@@ -76,7 +76,7 @@ def _section(section: type[Section], chosen: dict[str, Any], indent: str) -> lis
             lines += [indent + line for line in _plain(name, chosen[name])]
         else:
             value = "" if default is PydanticUndefined else _inline(default)
-            lines.append(f"{indent}# {name}: {value}")
+            lines.append(f"{indent}#{name}: {value}".rstrip())
     return lines
 
 

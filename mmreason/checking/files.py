@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mmreason.checking.findings import Findings
-from mmreason.checking.rows import Row, describe, media_name
+from mmreason.checking.rows import Row, describe
 from mmreason.config import MediaConfig
 from mmreason.processors import jobs
 from mmreason.processors.base import Facts, Limits, Plan, Refusal
@@ -36,7 +36,7 @@ def decode_files(rows: Sequence[Row], media: MediaConfig, media_root: str | None
         answers = _decoded([ref for _, ref in items], limits, media_root, pool)
     for (row, ref), refusal in zip(items, answers, strict=True):
         if refusal is not None:
-            found.add("media", f"{row.place}: {media_name(ref)}: {describe(refusal.reason, refusal.detail)}")
+            found.add("media", f"{row.place}: {ref.name}: {describe(refusal.reason, refusal.detail)}")
 
 
 def _decoded(

@@ -167,7 +167,7 @@ def _cache_bytes(text: Any) -> int:
 
 
 def _zero_stage(config: RunConfig) -> int:
-    """Stage of the DeepSpeed file; 0 without one."""
+    """Stage of the DeepSpeed file, which can be read; 0 without one."""
     if config.train.deepspeed is None:
         return 0
     settings = json.loads(Path(config.train.deepspeed).read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import AutoProcessor
 
 from mmreason.checking.findings import Findings
-from mmreason.checking.rows import Row
+from mmreason.checking.rows import Row, describe
 from mmreason.config import RunConfig
 from mmreason.encode import Encoder
 from mmreason.errors import BudgetError, MediaError, MMReasonError, ModelError
@@ -82,11 +82,11 @@ def measure(front: Front, config: RunConfig, rows: Sequence[Row], found: Finding
         batch = rows[start : start + _AT_ONCE]
         for row, tokens in zip(batch, front.encoder.lengths([row.sample for row in batch]), strict=True):
             if isinstance(tokens, MMReasonError):
-                found.add(_kind(tokens), f"{row.place}: {_without_id(row, tokens)}")
+                _note(row, tokens, found)
                 continue
             lengths.by_modality.setdefault(row.sample.modality, []).append(tokens)
             if why := _over_budget(front, config, row, tokens):
-                lengths.dropped.append(f"{row.place}: {why}")
+                lengths.dropped.append(f"{row.place}: {str(why).removeprefix(f'{row.sample.id}: ')}")
             else:
                 usable.append(replace(row, sample=replace(row.sample, geometry=_geometry(front, row))))
     return usable, lengths
@@ -99,7 +99,7 @@ def encode_some(front: Front, rows: Sequence[Row], found: Findings) -> int:
         batch = rows[start : start + _AT_ONCE]
         for row, result in zip(batch, front.encoder.prompts([row.sample for row in batch]), strict=True):
             if isinstance(result, MMReasonError):
-                found.add(_kind(result), f"{row.place}: {_without_id(row, result)}")
+                _note(row, result, found)
     return front.pipeline.loader.decoded - before
 
 
@@ -119,10 +119,8 @@ def _geometry(front: Front, row: Row) -> tuple[Geometry, ...]:
     return tuple(Geometry(original=item.facts.size, resized=item.plan.size, frame=frame) for item in sized)
 
 
-def _kind(error: MMReasonError) -> str:
-    return "media" if isinstance(error, MediaError) else "prompt"
-
-
-def _without_id(row: Row, error: MMReasonError) -> str:
-    """Errors of prompts start with the sample's id, which the row's place says better."""
-    return str(error).removeprefix(f"{row.sample.id}: ")
+def _note(row: Row, error: MMReasonError, found: Findings) -> None:
+    if isinstance(error, MediaError):
+        found.add("media", f"{row.place}: {error.source}: {describe(error.reason, error.detail)}")
+    else:  # its message starts with the sample's id, which the row's place says better
+        found.add("prompt", f"{row.place}: {str(error).removeprefix(f'{row.sample.id}: ')}")

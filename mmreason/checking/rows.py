@@ -11,7 +11,7 @@ from mmreason.config import DataConfig
 from mmreason.data import endless, iter_with_origins
 from mmreason.processors.base import REASONS, Refusal
 from mmreason.processors.source import locate
-from mmreason.types import MediaRef, Sample
+from mmreason.types import Sample
 
 Which = Literal["train", "eval"]
 T = TypeVar("T")
@@ -68,12 +68,7 @@ def _absent(row: Row, media_root: str | None, known: dict[str, str]) -> Iterator
             except Refusal as refusal:
                 known[ref.path] = describe(refusal.reason, refusal.detail)
         if known[ref.path]:
-            yield f"{row.place}: {media_name(ref)}: {known[ref.path]}"
-
-
-def media_name(ref: MediaRef) -> str:
-    """How a line names a media item."""
-    return ref.name if ref.path is None else f"{ref.kind} {ref.path}"
+            yield f"{row.place}: {ref.name}: {known[ref.path]}"
 
 
 def describe(reason: str, detail: str) -> str:

@@ -92,7 +92,7 @@ def self_test(
                 if name in score.parts:
                     means.add(name, probe, score.parts[name])
     unread = list(_unread(names, results, shape))
-    for line in [*_constant(names, results), *unread]:
+    for line in unread or _constant(names, results):
         found.add("reward", line)
     for trial, named in results:
         for line in _verdicts(trial, named) if not unread else ():  # else every row would say it again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -69,11 +70,16 @@ def _check_names(path: str, sections: dict[str, Any], data: DataConfig, train: T
             found.add("plug-in", f"{path}: {line}")
     if not data.train:
         found.add("config", f"{path}: data.train: empty; name at least one data file")
-    if train.deepspeed is not None:
-        try:
-            json.loads(Path(train.deepspeed).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            found.add("plug-in", f"{path}: train.deepspeed: {train.deepspeed} cannot be read as JSON ({error})")
+    if why := _unreadable(train.deepspeed):
+        found.add("plug-in", f"{path}: train.deepspeed: {train.deepspeed} cannot be read as JSON ({why})")
+
+
+def _unreadable(deepspeed: str | None) -> str:
+    try:
+        json.loads(Path(deepspeed).read_text(encoding="utf-8") if deepspeed else "{}")
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def _check_with_model(
@@ -97,15 +103,18 @@ def _check_with_model(
     if lengths.dropped:
         tables.add([f"{len(lengths.dropped)} of {len(rows)} rows would be dropped:", *lengths.dropped[:10]])
     tables.add([f"{decoded} media items of {min(len(usable), options.decode or len(usable))} rows decoded"])
-    tables.add(forecast(front.family, front.model_config, config, lengths.longest, options.processes).table())
+    if not _unreadable(config.train.deepspeed):
+        tables.add(forecast(front.family, front.model_config, config, lengths.longest, options.processes).table())
     return usable
 
 
 def _check_folder(config: RunConfig, found: Findings) -> None:
     folder = Path(config.run_dir)
     nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        found.add("config", f"run_dir: {folder}: no folder can be made there ({nearest} is no writable folder)")
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=nearest))
+    except OSError as error:
+        found.add("config", f"run_dir: {folder}: no folder can be made there ({nearest}: {error.strerror})")
 
 
 def _test_rewards(

@@ -26,7 +26,7 @@ def test_mistakes_of_a_config_are_one_line_each(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().err.splitlines() == [
         f"mmreason: {tmp_path}/run.yaml: run_dir: required, but not given",
         f"mmreason: {tmp_path}/run.yaml:1: model.frez: unknown key; did you mean 'freeze'?",
-        f"mmreason: override 'train.steps=0': train.steps: got 0; input should be greater than or equal to 1",
+        "mmreason: override 'train.steps=0': train.steps: got 0; input should be greater than or equal to 1",
         f"mmreason: {tmp_path}/run.yaml: rewards: empty, but train.method is grpo; name at least one "
         "(`mmreason rewards` lists them)",
     ]

@@ -33,7 +33,8 @@ def mistakes(folder: Path, text: str, *overrides: str) -> list[str]:
 
 
 def test_a_mistake_is_named_with_the_place_where_it_was_made(tmp_path: Path) -> None:
-    text = "run_dir: r\nmodel:\n  path: m\n  frez: 1\ntrain: {method: sft,\n  steps: 0}\ndata:\n  train:\n    - {limit: 2}\n"
+    model, train = "model:\n  path: m\n  frez: 1\n", "train: {method: sft,\n  steps: 0}\n"
+    text = f"run_dir: r\n{model}{train}data:\n  train:\n    - {{limit: 2}}\n"
     file = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         load_config(file, ["rollout.top_p=2", "model.dtype=int8"])
@@ -47,7 +48,8 @@ def test_a_mistake_is_named_with_the_place_where_it_was_made(tmp_path: Path) -> 
 
 
 def test_inspecting_keeps_what_is_usable(tmp_path: Path) -> None:
-    wrong = "train: {steps: x, method: sft}\ndata: {train: [{path: a.jsonl}, {limit: 3}, {path: b.jsonl, limit: 0}], no: 1}\n"
+    sources = "[{path: a.jsonl}, {limit: 3}, {path: b.jsonl, limit: 0}]"
+    wrong = f"train: {{steps: x, method: sft}}\ndata: {{train: {sources}, no: 1}}\n"
     config, sections, mistakes = inspect_config(write(tmp_path, GRPO + wrong))
     assert config is None
     assert len(mistakes.split("\n")) == 4
@@ -351,3 +353,12 @@ def test_leaf_keys_are_dotted_and_lists_are_marked() -> None:
     assert len(set(keys)) == len(keys)
     assert "model" not in keys
     assert set(RunConfig.model_fields) == {key.split(".")[0].removesuffix("[]") for key in keys}
+
+
+def test_an_empty_section_is_one_of_defaults(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GRPO + "media:\ngrpo:\n  # clip_low: 0.1\n"))
+    assert (config.media.video_fps, config.grpo.clip_low) == (2.0, 0.2)
+    assert mistakes(tmp_path, GRPO.replace("{path: /models/m}", "")) == [
+        "model: got None; expected a section with keys path, revision, trust_remote_code, dtype, attention, freeze, "
+        "lora, gradient_checkpointing, head_chunk, self_check"
+    ]

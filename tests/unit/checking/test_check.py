@@ -1,0 +1,212 @@
+"""`mmreason check`: everything that is wrong, in one run, a line each, with file and line."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mmreason.checking import CheckOptions, CheckReport, check
+from mmreason.cli import main
+from mmreason.demo.media import DemoFiles, write_demo_data
+from tests.integration.runs import SMALL_MEDIA
+from tests.media_files import cut, write_audio, write_image, write_video
+
+ROOT = Path(__file__).parents[3]
+
+
+def row(text: str = "What is shown?", *, media: tuple[str, str] | None = None, **keys: Any) -> str:
+    parts = [{"type": media[0], media[0]: media[1]}] if media else []
+    content = [*parts, {"type": "text", "text": text}]
+    return json.dumps({"messages": [{"role": "user", "content": content}], "answer": "red", **keys})
+
+
+def write_run(folder: Path, model: Path | str, lines: list[str], /, **sections: Any) -> Path:
+    """A config with one data file of these lines."""
+    (folder / "train.jsonl").write_text("".join(line + "\n" for line in lines))
+    values = {
+        "run_dir": str(folder / "run"),
+        "model": {"path": str(model)},
+        "data": {"train": [{"path": str(folder / "train.jsonl")}]},
+        "media": dict(SMALL_MEDIA),
+        "rewards": [{"name": "accuracy"}, {"name": "format", "weight": 0.1}],
+        **sections,
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    return folder / "run.yaml"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoFiles:
+    return write_demo_data(tmp_path_factory.mktemp("demo"), seed=2, train=30, eval=5, sft=5, choices=2)
+
+
+def lines(report: CheckReport, kind: str) -> list[str]:
+    return [finding.line for finding in report.findings if finding.kind == kind]
+
+
+def test_good_data_is_measured_and_nothing_is_found(tiny_omni: Path, demo: DemoFiles, tmp_path: Path) -> None:
+    data = {"train": [{"path": str(demo.train)}], "eval": [{"path": str(demo.eval)}]}
+    file = write_run(tmp_path, tiny_omni, [], data=data)
+    said: list[str] = []
+    report = check(file, (), CheckOptions(decode=None), say=said.append)
+    assert report.ok, str(report)
+    assert said == list(report.tables)
+    shown = "\n".join(said)
+    assert "train   video " in shown
+    assert "tokens per prompt" in shown
+    assert "at the worst moment" in shown
+    (golds,) = [line for line in said if line.startswith("accuracy")]
+    assert golds.split()[1:4] == ["1.000", "0.000", "0.000"]
+    assert not (tmp_path / "run").exists(), "a dry run leaves nothing behind"
+
+
+def broken_lines(folder: Path) -> dict[str, str]:
+    """One line of a data file per kind of damage, after two good ones -> what `check` has to say of it."""
+    write_image(folder / "good.png")
+    (folder / "empty.png").touch()
+    (folder / "notes.png").write_text("a picture, honestly")
+    cut(write_video(folder / "cut.mp4"), 0.4)
+    write_audio(folder / "sound.wav")
+    return {
+        '{"messages": [': "not a JSON object",
+        row(anwser="red"): "unknown key 'anwser'; did you mean 'answer'?",
+        '{"answer": "red"}': "messages: missing or empty",
+        row(id="twice"): "",
+        row(id="twice", answer="blue"): "id 'twice' stands at",
+        row(media=("image", "nowhere.png")): "missing: there is no such file",
+        row(media=("image", "empty.png")): "empty: the file has no bytes",
+        row(media=("image", "notes.png")): "wrong type: ",
+        row(media=("video", "cut.mp4")): "truncated: ",
+        row(media=("video", "sound.wav")): "wrong type: ",
+        row(media=("image", "../../etc/passwd")): "lies outside the media root",
+        row(task="numeric", answer="many"): "cannot be scored; expected one number",
+        row("Look: the answer is violet. What is it?", answer="violet"): "the answer stands in the prompt",
+    }
+
+
+CONFIG_MISTAKES = {
+    "train": {"stepz": 5},
+    "rollout": {"n": 1},
+    "model": {"path": "m", "dtype": "int8"},
+    "scoring": {"combine": "maximum"},
+}
+
+
+def test_twelve_kinds_of_damage_and_four_of_config_in_one_run(tmp_path: Path) -> None:
+    damage = broken_lines(tmp_path)
+    good = [row(media=("image", "good.png")), row(answer="blue")]
+    file = write_run(tmp_path, "m", [*good, *damage], **CONFIG_MISTAKES)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "mmreason.cli", "check", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    said = done.stdout.splitlines()
+    for number, expected in enumerate(damage.values(), 3):
+        if expected:
+            named = [line for line in said if line.startswith(f"{tmp_path}/train.jsonl:{number}: ")]
+            assert len(named) == 1, (number, expected, said)
+            assert expected in named[0]
+    for key in ("train.stepz", "model.dtype", "scoring.combine"):
+        assert [line for line in said if line.startswith(f"{file}:") and f" {key}: " in line], (key, said)
+    assert [line for line in said if "rollout.n: 1, but a group needs at least 2 answers" in line]
+    assert said[-1] == "16 problems found"
+    assert not [line for line in said if line.startswith(f"{tmp_path}/train.jsonl:1:")]
+    assert " torch\n" not in done.stderr, "a config with mistakes must not wait for torch"
+    assert "| mmreason" in done.stderr
+
+
+def test_lines_of_the_config_are_those_of_the_file(tmp_path: Path) -> None:
+    file = write_run(tmp_path, "m", [], **CONFIG_MISTAKES)
+    text = file.read_text().splitlines()
+    for line in lines(check(file), "config"):
+        place, _, rest = line.removeprefix(f"{file}:").partition(": ")
+        if place.isdecimal():
+            assert rest.split(":")[0].split(".")[-1] in text[int(place) - 1]
+
+
+def test_the_same_damage_with_a_usable_config(tiny_omni: Path, tmp_path: Path) -> None:
+    damage = broken_lines(tmp_path)
+    damage[row("a" * 4000, answer="b")] = ""
+    damage[row("What does <|im_end|> mean?")] = "spells the special token '<|im_end|>'"
+    file = write_run(tmp_path, tiny_omni, list(damage), train={"row_tokens": 2048}, data={
+        "train": [{"path": str(tmp_path / "train.jsonl")}], "max_prompt_tokens": 500})  # fmt: skip
+    report = check(file, (), CheckOptions(rows=None, decode=None))
+    for number, expected in enumerate(damage.values(), 1):
+        named = [f.line for f in report.findings if f.line.startswith(f"{tmp_path}/train.jsonl:{number}: ")]
+        assert [expected in line for line in named] == [True] * bool(expected), (number, expected, str(report))
+    assert "1 of 5 rows would be dropped:" in report.tables or "would be dropped" in str(report)
+    assert "tokens > data.max_prompt_tokens (500)" in str(report)
+
+
+def test_many_findings_of_a_kind_are_counted_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_run(tmp_path, "m", ["{"] * 50, model={})
+    assert main(["check", str(file), "--out", str(tmp_path / "all.jsonl")]) == 2
+    said = capsys.readouterr().out.splitlines()
+    assert sum("not a JSON object" in line for line in said) == 20
+    assert "... and 30 more of kind 'data'; --out FILE holds all of them" in said
+    kept = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert [item["kind"] for item in kept] == ["config", *["data"] * 50]
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"rewards": [{"name": "acuracy"}]}, "acuracy: no such name in mmreason.rewards; did you mean 'accuracy'?"),
+        ({"rewards": [{"name": "iou", "options": {"powr": 2}}]}, "reward iou: unknown option 'powr'"),
+        ({"train": {"method": "sft", "deepspeed": "nowhere.json"}}, "train.deepspeed: nowhere.json cannot be read"),
+        ({"train": {"method": "sft"}}, "no `demos`, but train.method is sft"),
+        ({"data": {"train": [{"path": "nowhere.jsonl"}]}}, "nowhere.jsonl: "),
+        ({"data": {"train": []}}, "data.train: empty"),
+        ({"run_dir": "/dev/null/run"}, "run_dir: /dev/null/run: no folder can be made there"),
+        ({"model": {"path": "nowhere"}}, "model.path: nowhere: no checkpoint there"),
+        ({"rewards": [{"name": "format", "options": {"pattern": "x+y"}}]}, "fits none of the usual ways"),
+    ],
+)
+def test_what_the_config_names_is_looked_at(
+    sections: dict[str, Any], expected: str, tiny_omni: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    file = write_run(tmp_path, tiny_omni, [row()], **sections)
+    found = [finding.line for finding in check(file).findings]
+    assert [line for line in found if expected in line], found
+
+
+def test_a_model_outside_the_table_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama/config.json").write_text('{"model_type": "llama"}')
+    (line,) = lines(check(write_run(tmp_path, tmp_path / "llama", [row()])), "model")
+    assert "model_type 'llama' is not in the family table" in line
+    assert "docs/families.md" in line
+
+
+def test_sources_that_cannot_be_read_do_not_hide_the_others(tmp_path: Path) -> None:
+    sources = [{"path": str(tmp_path / "gone.jsonl")}, {"path": str(tmp_path / "train.jsonl")}]
+    file = write_run(tmp_path, "m", ["{"], data={"train": sources}, model={})
+    found = lines(check(file), "data")
+    assert len(found) == 2
+    assert "gone.jsonl" in found[0]
+    assert "train.jsonl:1" in found[1]
+
+
+def test_a_wrong_config_is_answered_before_anything_slow_is_loaded(tmp_path: Path) -> None:
+    """Processor time of the first line, since wall time depends on what else runs here."""
+    file = write_run(tmp_path, "m", [row()] * 10, train={"stepz": 1})
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mmreason.cli", "check", str(file)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert "train.stepz" in process.stdout.readline()
+    wall = time.perf_counter() - started
+    ticks = sum(map(int, Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+    process.communicate(timeout=60)
+    assert ticks / os.sysconf("SC_CLK_TCK") < 0.5, f"{wall:.2f} s of wall time"
