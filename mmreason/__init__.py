@@ -8,20 +8,44 @@ nothing else: what a function needs is imported when it is called. Two more verb
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from mmreason.checking import CheckReport
     from mmreason.config import RunConfig
     from mmreason.diagnosis import Diagnosis
     from mmreason.evaluation.verb import Evaluation
     from mmreason.scoring import ScoreSummary
 
 __version__ = "0.1.0"
-__all__ = ["doctor", "evaluate", "report", "score", "train"]
+__all__ = ["check", "doctor", "evaluate", "init", "report", "score", "train"]
 
 Config: TypeAlias = "RunConfig | Mapping[str, Any] | str | Path"
+
+
+def init(
+    file: str | Path = "run.yaml", *, method: str = "grpo", model: str | None = None, data: Sequence[str] = ()
+) -> Path:
+    """`mmreason init`: write a config with every key, its default and its reason; returns its path."""
+    from mmreason.starting import init as write
+
+    return write(file, method=method, model=model, data=data)
+
+
+def check(
+    config: Config, *overrides: str, rows: int | None = 2000, decode: int | None = 100, processes: int = 1
+) -> CheckReport:
+    """`mmreason check`: what is wrong with a run before it starts; the report prints as its lines and has `findings`.
+
+    `rows`, `decode`: how many rows are measured, and encoded in full; None for all. `processes`: devices, for the
+    memory forecast.
+    """
+    from mmreason.checking import CheckOptions
+    from mmreason.checking import check as look
+
+    return look(config, overrides, CheckOptions(rows=rows, decode=decode, processes=processes))
 
 
 def train(config: Config, *overrides: str) -> Path:
@@ -30,9 +54,9 @@ def train(config: Config, *overrides: str) -> Path:
     Calling it again with the same config goes on where an earlier call stopped. Raises `training.StopRequested` after
     an interrupt, when all is saved. In a thread other than the main one, interrupts are not seen.
     """
-    from mmreason.config import as_config
+    from mmreason.config import load_config
 
-    checked = as_config(config, overrides)
+    checked = load_config(config, overrides)
     from mmreason.training import run  # imports torch: a wrong config is refused before that
 
     return run(checked)
@@ -50,9 +74,9 @@ def evaluate(
     `model`: a checkpoint other than `model.path`. `out`: folder of eval.jsonl and eval.json, other than run_dir.
     `fresh`: ask questions that are answered there again.
     """
-    from mmreason.config import as_config
+    from mmreason.config import load_config
 
-    checked = as_config(config, overrides)
+    checked = load_config(config, overrides)
     from mmreason.evaluation.verb import evaluate_config
 
     return evaluate_config(checked, model=model, out=out, fresh=fresh)

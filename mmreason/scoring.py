@@ -24,7 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from mmreason.config import DataSource, RewardConfig, RunConfig, ScoringConfig, as_config
+from mmreason.config import DataSource, RewardConfig, RunConfig, ScoringConfig, load_config
 from mmreason.data import read_rows, sample_from_row
 from mmreason.errors import ConfigError, DataError
 from mmreason.rewards.base import keep_mask
@@ -78,7 +78,7 @@ def score_with(
         raise ConfigError("score: give either --reward (`mmreason rewards` lists them) or --config")
     if config is None:
         return score_file(file, [parse_reward(text) for text in rewards], out)
-    run = as_config(config)
+    run = load_config(config)
     named = run.rewards or [parse_reward("accuracy")]  # as SFT, whose evaluations need one
     return score_file(file, named, out, run.scoring, run.data.media_root)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic_core import PydanticUndefined
@@ -26,7 +26,7 @@ _HEAD = """\
 def init(
     file: str | Path = "run.yaml",
     *,
-    method: Literal["grpo", "sft"] = "grpo",
+    method: str = "grpo",
     model: str | None = None,
     data: Sequence[str] = (),
 ) -> Path:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmreason.checking.findings import CheckOptions, Finding, Findings
-from mmreason.config import inspect_config
+from mmreason.config import Given, inspect_config
 
 __all__ = ["CheckOptions", "CheckReport", "check"]
 
@@ -36,7 +36,7 @@ class CheckReport:
 
 
 def check(
-    path: str | Path,
+    config: Given,
     overrides: Sequence[str] = (),
     options: CheckOptions | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -45,12 +45,17 @@ def check(
 
     Raises ConfigError for a config file that cannot be read at all.
     """
-    config, sections, mistakes = inspect_config(path, overrides)
+    usable, sections, mistakes = inspect_config(config, overrides)
     found = Findings(say)
     for line in mistakes.splitlines():
         found.add("config", line)
     from mmreason.checking.stages import check_rest  # a config's mistakes need not wait for decoders and rewards
 
-    tables = check_rest(str(path), config, sections, options or CheckOptions(), found)
+    tables = check_rest(_name(config), usable, sections, options or CheckOptions(), found)
     found.tell_rest()
     return CheckReport(findings=tuple(found.all), tables=tuple(tables))
+
+
+def _name(config: Given) -> str:
+    """What lines about the config begin with."""
+    return str(config) if isinstance(config, str | Path) else "config"

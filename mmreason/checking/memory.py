@@ -112,8 +112,7 @@ def _trained(model: nn.Module, family: Family, config: RunConfig) -> int:
 
 def saved_for_backward(model: nn.Module, family: Family, tokens: int) -> int:
     """Bytes, in float32, that autograd keeps of a row of so many tokens in the language model (nothing is computed)."""
-    name = re.split(r"\\\.layers", family.language_layers)[0].replace("\\", "")
-    language: Any = model.get_submodule(name)
+    language: Any = model.get_submodule(family.language_model)
     AttentionInterface.register(_FORECAST, _attention)
     language.set_attn_implementation(_FORECAST)
     weights = {parameter.untyped_storage()._cdata for parameter in language.parameters()}
@@ -128,7 +127,8 @@ def saved_for_backward(model: nn.Module, family: Family, tokens: int) -> int:
 
     held: list[Tensor] = []
     embedded = torch.zeros(1, tokens, language.config.hidden_size, device="meta", requires_grad=True)
-    positions = torch.zeros(3, 1, tokens, dtype=torch.int64, device="meta")
+    axes = (3, 1, tokens) if family.position_axes == 3 else (1, tokens)
+    positions = torch.zeros(axes, dtype=torch.int64, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         language(
             inputs_embeds=embedded,

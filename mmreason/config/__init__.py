@@ -4,7 +4,7 @@ A config is a YAML file plus `dotted.key=value` overrides. Nothing here imports 
 takes a fraction of a second on any machine.
 """
 
-from mmreason.config.loading import as_config, build_config, inspect_config, leaf_keys, load_config
+from mmreason.config.loading import Given, build_config, inspect_config, leaf_keys, load_config
 from mmreason.config.sections import (
     DataConfig,
     DataSource,
@@ -25,6 +25,7 @@ __all__ = [
     "DataConfig",
     "DataSource",
     "EvalConfig",
+    "Given",
     "GrpoConfig",
     "LoraConfig",
     "MediaConfig",
@@ -35,7 +36,6 @@ __all__ = [
     "ScoringConfig",
     "Section",
     "TrainConfig",
-    "as_config",
     "build_config",
     "inspect_config",
     "leaf_keys",

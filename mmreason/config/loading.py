@@ -20,25 +20,19 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML file, apply `a.b=value` overrides, validate. All mistakes are in one ConfigError, a line each.
+Given = RunConfig | Mapping[str, Any] | str | Path
+"""A config however it is given: one that is made already, a dictionary, or the path of a YAML file."""
 
-    Items of lists are reached by number: `rewards.0.weight=2`. Values are YAML: `model.freeze=[vision]`. A mistake is
-    named with the line of its key, or with the override that made it.
+
+def load_config(given: Given, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file (or take a dictionary), apply `a.b=value` overrides, validate. All mistakes are in one
+    ConfigError, a line each, named with the line of the key, or with the override that made it.
+
+    Items of lists are reached by number: `rewards.0.weight=2`. Values are YAML: `model.freeze=[vision]`.
     """
-    values, origins, wrong = _read(Path(path), overrides)
-    return build_config(values, origins, wrong)
-
-
-def as_config(config: RunConfig | Mapping[str, Any] | str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """A config however it is given: the path of a YAML file, a dictionary, or one that is made already."""
-    if isinstance(config, str | Path):
-        return load_config(config, overrides)
-    if isinstance(config, RunConfig) and not overrides:
-        return config
-    values = config.model_dump(mode="json") if isinstance(config, RunConfig) else copy.deepcopy(dict(config))
-    origins: dict[Place, str] = {(): "config"}
-    wrong = _apply(overrides, values, origins)
+    if isinstance(given, RunConfig) and not overrides:
+        return given
+    values, origins, wrong = _read(given, overrides)
     return build_config(values, origins, wrong)
 
 
@@ -65,13 +59,13 @@ def build_config(
     return config
 
 
-def inspect_config(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConfig | None, dict[str, Any], str]:
+def inspect_config(given: Given, overrides: Sequence[str] = ()) -> tuple[RunConfig | None, dict[str, Any], str]:
     """For a dry run: the config, or None; its usable sections by name; and its mistakes, a line each.
 
     In the sections wrong keys have their defaults, and list items that are wrong are left out. Raises ConfigError for
     a file that cannot be read at all.
     """
-    values, origins, wrong = _read(Path(path), overrides)
+    values, origins, wrong = _read(given, overrides)
     sections = {name: _usable_section(name, values[name]) for name in values if name in RunConfig.model_fields}
     try:
         return build_config(values, origins, wrong), sections, ""
@@ -79,10 +73,17 @@ def inspect_config(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Run
         return None, sections, str(error)
 
 
-def _read(file: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[Place, str], list[str]]:
+def _read(given: Given, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[Place, str], list[str]]:
     """The values, where each was given, and the overrides that cannot be applied."""
-    values = read_yaml(file)
-    origins: dict[Place, str] = {(): str(file)} | {at: f"{file}:{line}" for at, line in key_lines(file).items()}
+    origins: dict[Place, str] = {(): "config"}
+    if isinstance(given, RunConfig):
+        values = given.model_dump(mode="json")
+    elif isinstance(given, Mapping):
+        values = copy.deepcopy(dict(given))
+    else:
+        file = Path(given)
+        values = read_yaml(file)
+        origins = {(): str(file)} | {at: f"{file}:{line}" for at, line in key_lines(file).items()}
     return values, origins, _apply(overrides, values, origins)
 
 

@@ -74,6 +74,11 @@ class Family:
                 return part
         raise ModelError(f"parameter {name} belongs to no part of family {self.name}; its row of the table is outdated")
 
+    @property
+    def language_model(self) -> str:
+        """Name of the module that holds the language model's layers."""
+        return self.language_layers.partition(r"\.layers")[0].replace("\\", "")
+
     def load_config(self, path: str, revision: str | None = None) -> PreTrainedConfig:
         """The config of the model that is trained, also from a wrapper checkpoint."""
         config: PreTrainedConfig = getattr(transformers, self.config_class).from_pretrained(path, revision=revision)

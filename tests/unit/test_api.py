@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mmreason
-from mmreason.config import RunConfig, as_config
+from mmreason.config import RunConfig, load_config
 from mmreason.errors import ConfigError, DataError
 
 CONFIG = {"run_dir": "r", "model": {"path": "m"}, "rewards": [{"name": "accuracy"}], "train": {"steps": 7}}
@@ -30,15 +30,15 @@ def test_importing_is_quick_and_imports_nothing_else() -> None:
 def test_a_config_is_a_path_a_dictionary_or_one_that_is_made(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("run_dir: r\nmodel: {path: m}\nrewards: [{name: accuracy}]\ntrain: {steps: 7}\n")
-    made = as_config(CONFIG)
+    made = load_config(CONFIG)
     assert isinstance(made, RunConfig)
-    assert made == as_config(made) == as_config(file) == as_config(str(file))
+    assert made == load_config(made) == load_config(file) == load_config(str(file))
     for config in (CONFIG, made, file):
-        changed = as_config(config, ["train.steps=8", "rewards.0.weight=2"])
+        changed = load_config(config, ["train.steps=8", "rewards.0.weight=2"])
         assert (changed.train.steps, changed.rewards[0].weight) == (8, 2)
     assert CONFIG["train"] == {"steps": 7}, "a caller's dictionary stays as it was"
     with pytest.raises(ConfigError, match=r"train\.stepz: unknown key; did you mean 'steps'\?"):
-        as_config(CONFIG, ["train.stepz=8"])
+        load_config(CONFIG, ["train.stepz=8"])
 
 
 def test_functions_are_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """The memory forecast against what a real model, its gradients, its optimizer and its saved tensors take."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from mmreason.checking.memory import forecast, saved_for_backward
 from mmreason.config import ModelConfig, RunConfig, build_config
+from mmreason.policy.families import FAMILIES
 from mmreason.policy.policy import load_policy
 
 GRPO: dict[str, Any] = {"run_dir": "r", "rewards": [{"name": "accuracy"}], "train": {"row_tokens": 512},
@@ -44,11 +46,12 @@ def test_states_are_what_a_real_run_holds(model: dict[str, Any], tiny_omni: Path
         assert found[name] == size, name
 
 
-def test_saved_tensors_are_what_autograd_keeps(tiny_vl: Path) -> None:
+@pytest.mark.parametrize("name", FAMILIES)
+def test_saved_tensors_are_what_autograd_keeps(name: str, tiny: Callable[[str], Path]) -> None:
     """The language model alone, forward for real on the CPU, with its attention counted as a kernel keeps it."""
-    policy = load_policy(ModelConfig(path=str(tiny_vl), freeze=("vision",), self_check=False))
+    policy = load_policy(ModelConfig(path=str(tiny(name)), freeze=("vision",), self_check=False))
     tokens, held = 256, dict[int, int]()
-    language: Any = policy.base.get_submodule("model.language_model")
+    language: Any = policy.base.get_submodule(policy.family.language_model)
     language.set_attn_implementation("sdpa")
     weights = {p.data_ptr() for p in language.parameters()}
     embedded = torch.zeros(1, tokens, language.config.hidden_size, requires_grad=True)
@@ -60,7 +63,7 @@ def test_saved_tensors_are_what_autograd_keeps(tiny_vl: Path) -> None:
             held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    positions = torch.arange(tokens).expand(3, 1, -1)
+    positions = policy.position_ids(torch.arange(tokens).expand(3, 1, -1))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         language(inputs_embeds=embedded, position_ids=positions, use_cache=False)
     with torch.device("meta"):
