@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,16 @@ def test_rewards_of_the_readme_are_taken() -> None:
     (text,) = [text for text in blocks("README.md", "yaml") if "rewards:" in text]
     values = {"run_dir": "r", "model": {"path": "m"}, **yaml.safe_load(text)}
     assert {reward.name for reward in build_config(values).rewards} <= {*REWARDS, "my_reward.py:fn"}
+
+
+def test_the_reward_of_contributing_works_as_it_stands(tmp_path: Path) -> None:
+    """Under 30 lines, taken literally, used without a change to this project."""
+    (block,) = [text for text in blocks("CONTRIBUTING.md", "python") if "def brevity" in text]
+    code = textwrap.dedent(block)
+    imports = "from collections.abc import Sequence\nfrom mmreason.types import Rollout, Sample, Score\n\n\n"
+    assert len((imports + code).splitlines()) < 30
+    (tmp_path / "brief.py").write_text(imports + code)
+    (tmp_path / "in.jsonl").write_text(json.dumps({"answer": "B", "completions": ["one two three", "one"]}) + "\n")
+    reward = RewardConfig(name=f"{tmp_path}/brief.py:brevity", options={"limit": 2})
+    score_file(tmp_path / "in.jsonl", [reward], tmp_path / "out.jsonl")
+    assert [score["total"] for score in json.loads((tmp_path / "out.jsonl").read_text())["scores"]] == [0.0, 1.0]
