@@ -157,14 +157,14 @@ def sample_from_row(row: Any, origin: str, root: Path | None, *, messages_requir
     if messages_required and not messages:
         wrong(origin, "messages: missing or empty, expected a list with at least the user's question")
     return Sample(
-        id=_id(row.get("id", Path(origin).name), origin),
+        id=_id(row.get("id", os.path.basename(origin)), origin),
         messages=_messages(messages, origin, root),
         answer=row.get("answer"),
         task=text_of(row.get("task", "exact"), "task", origin),
         options=_texts(row.get("options", []), "options", origin),
         golds=_object(row.get("golds", {}), "golds", origin),
         demos=_texts(row.get("demos", []), "demos", origin),
-        source=text_of(row.get("source", Path(origin.rpartition(":")[0]).name), "source", origin),
+        source=text_of(row.get("source", os.path.basename(origin.rpartition(":")[0])), "source", origin),
         meta=_object(row.get("meta", {}), "meta", origin),
     )
 

@@ -6,6 +6,7 @@ Paths start at the media root and may not leave it, symbolic links followed; not
 from __future__ import annotations
 
 import base64
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -152,12 +153,19 @@ def _inside(path: str, where: str, origin: str, root: Path | None) -> str:
     if root is None:
         wrong(origin, f"{where}: {path!r} is a path, but this source has no folder; set data.media_root")
     try:
-        base = root.resolve()
-        full = (base / path).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL byte
+        full = os.path.realpath(os.path.join(root, path))
+        if os.path.islink(full):
+            raise OSError("a loop of links")
+        inside = _under(full, str(root)) or _under(full, os.path.realpath(root))
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte
         wrong(origin, f"{where}: {path!r} is no usable path ({error})")
-    if not full.is_relative_to(base):
+    if not inside:
         wrong(
             origin, f"{where}: {path!r} lies outside the media root {str(root)!r}; move it there or set data.media_root"
         )
-    return str(full)
+    return full
+
+
+def _under(real: str, folder: str) -> bool:
+    """Whether a path without links begins with the folder; where it does, the folder has no links either."""
+    return real == folder or real.startswith(folder if folder.endswith(os.sep) else folder + os.sep)

@@ -29,10 +29,10 @@ def _without_nulls(value: Any) -> Any:
     """Parquet gives every key of a struct type in every row, the absent ones as None. Nulls in lists stay."""
     if isinstance(value, str):
         value.encode()
-    elif isinstance(value, Mapping):
-        return {_without_nulls(key): _without_nulls(item) for key, item in value.items() if item is not None}
     elif isinstance(value, list):
         return [_without_nulls(item) for item in value]
+    elif isinstance(value, dict):
+        return {_without_nulls(key): _without_nulls(item) for key, item in value.items() if item is not None}
     return value
 
 

@@ -14,6 +14,7 @@ Row = Mapping[str, Any]
 
 KINDS = ("image", "video", "audio")
 _TAGS = re.compile(r"(<image>|<video>|<audio>)")
+_LETTER = re.compile(r"\(?[A-Z]\)?\.?")
 _NUMBER = re.compile(r"[-+]?(\d[\d,]*\.?\d*|\.\d+)\s*%?")
 _FORMULA = re.compile(r"[\d\\$^=+*/{}<>]")
 
@@ -50,7 +51,7 @@ def media_columns(row: Row) -> dict[str, list[dict[str, Any]]]:
     """Kind -> media parts of the columns image(s), video(s) and audio(s), each a value or a list."""
     found = {}
     for kind in KINDS:
-        names = [name for name in (kind, f"{kind}s") if name in row]
+        names = [name for name in (kind, f"{kind}s") if row.get(name, []) != []]
         if len(names) == 2:
             raise ValueError(f"{kind} and {kind}s are both given, expected one of them")
         if names:
@@ -137,26 +138,37 @@ def answer_text(value: Any) -> Any:
 def checked_gold(value: Any) -> dict[str, Any]:
     """answer, task and golds for the gold of a data set with verifiable answers.
 
-    Four numbers are a box; text with a digit or a formula's signs is `math`, as its trainers grade it, and plain words
-    are `exact`; an object goes to `golds`, for a reward that knows it.
+    A capital letter alone is `mcq`; text with a digit or a formula's signs is `math`, as its trainers grade it; plain
+    words are `exact`; true and false are `yes_no`, other numbers `numeric`. Four numbers are a box; an object goes to
+    `golds`, for a reward that knows it.
     """
     value = answer_text(value)
-    if isinstance(value, Mapping):
-        return {"golds": dict(value)}
+    if isinstance(value, str):
+        task = "mcq" if _LETTER.fullmatch(value) else "math" if _FORMULA.search(value) else "exact"
+        return {"answer": value, "task": task}
+    if isinstance(value, bool):
+        return {"answer": "yes" if value else "no", "task": "yes_no"}
+    if isinstance(value, int | float):
+        return {"answer": value, "task": "numeric"}
     if isinstance(value, list) and len(value) == 4 and all(isinstance(item, int | float) for item in value):
         return {"golds": {"box": value}, "task": "grounding"}
-    if isinstance(value, str):
-        return {"answer": value, "task": "math" if _FORMULA.search(value) else "exact"}
-    return {"answer": value, "task": "numeric"} if isinstance(value, int | float) else {"answer": value}
+    return {"golds": dict(value)} if isinstance(value, Mapping) else {"answer": value}
 
 
 def spoken_gold(value: Any) -> dict[str, Any]:
-    """The same for what an assistant said: a number, yes or no, a word, or a text that is compared word by word."""
+    """The same for what an assistant said: a letter, a number, yes or no, a word, or a text that is compared word by
+    word."""
     value = answer_text(value)
     if not isinstance(value, str):
         return checked_gold(value)
-    if _NUMBER.fullmatch(value):
-        return {"answer": value, "task": "numeric"}
-    if value.lower().rstrip(".") in ("yes", "no"):
-        return {"answer": value, "task": "yes_no"}
-    return {"answer": value, "task": "free_form" if len(value.split()) > 1 else "exact"}  # a word has no ROUGE-2
+    return {"answer": value, "task": _spoken_task(value)}
+
+
+def _spoken_task(text: str) -> str:
+    if _LETTER.fullmatch(text):
+        return "mcq"
+    if _NUMBER.fullmatch(text):
+        return "numeric"
+    if text.lower().rstrip(".") in ("yes", "no"):
+        return "yes_no"
+    return "free_form" if len(text.split()) > 1 else "exact"  # a word alone has no ROUGE-2

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from mmreason.config import DataConfig, DataSource
-from mmreason.data import iter_with_origins, load_all, load_samples
+from mmreason.data import iter_with_origins, load_all, load_samples, sample_from_row
 from mmreason.errors import DataError, PluginError
-from mmreason.formats import FORMATS, recognised
+from mmreason.formats import FORMATS, native_row, recognised
+from mmreason.formats.common import MEDIA_KEYS
 from mmreason.rewards import bind
 from mmreason.types import MediaRef, Message, Rollout, Sample
 from tests.media_files import write_image
@@ -132,6 +136,8 @@ def test_llava(tmp_path: Path) -> None:
         (3, "numeric", {}),
         ("Yes.", "yes_no", {}),
         ("Red.", "exact", {}),
+        ("B", "mcq", {}),
+        ("(C).", "mcq", {}),
         ("Two cats.", "free_form", {}),
         ([10, 20, 30.5, 40], "grounding", {"box": [10, 20, 30.5, 40]}),
     ],
@@ -179,8 +185,28 @@ def test_easyr1(tmp_path: Path) -> None:
     assert (sample.answer, sample.task, sample.demos) == (EASYR1["answer"], "math", ())
     video = read({"problem": "<video>How many?", "videos": ["a.mp4"], "answer": 5}, tmp_path)
     assert (video.media, video.task) == ((media("video", tmp_path / "a.mp4"),), "numeric")
-    words = read({"problem": "Who?", "images": [], "answer": "Ada Lovelace"}, tmp_path)
+    words = read({"problem": "Who?", "images": [], "image": [], "answer": "Ada Lovelace"}, tmp_path)
     assert (words.messages[0].content, words.task) == (("Who?",), "exact")
+
+
+@pytest.mark.parametrize(
+    ("answer", "task", "said"),
+    [
+        ("B", "mcq", "(B)"),
+        ("48", "math", "48.0"),
+        ("2 \\sqrt { 221 }", "math", "\\sqrt{884}"),
+        ("<answer> 30^\\circ </answer>", "math", "30^\\circ"),
+        ("isosceles triangle", "exact", "Isosceles triangle."),
+        (2.5, "numeric", "5/2"),
+        (True, "yes_no", "Yes"),
+        (["red", "crimson"], "exact", "crimson"),
+    ],
+)
+def test_golds_are_graded_as_what_they_are(answer: Any, task: str, said: str, tmp_path: Path) -> None:
+    sample = read({"problem": "?", "answer": answer}, tmp_path)
+    assert sample.task == task
+    (score,) = bind("accuracy", {})(sample, [Rollout(text=f"<answer>{said}</answer>")])
+    assert score.total == 1.0
 
 
 def test_verl(tmp_path: Path) -> None:
@@ -437,6 +463,33 @@ def test_a_row_that_does_not_fit_is_named_by_its_line(
     assert message.endswith(f" (read as {name})")
     assert expected in message
     assert "\n" not in message
+
+
+MESS = st.sampled_from(
+    [
+        *[None, "", "?", "<image>", "<video><audio>", "B", "[1, 2]", 0, 5, -1.5, True, [], {}],
+        *[[[]], [None], [{}], ["a.png"], {"image": 1}, {"bytes": b"x"}, {"ground_truth": [None]}],
+        *[[{"type": "image"}], [{"from": "gpt"}], [{"from": "gpt", "value": [{}]}], [{"role": "user", "content": 5}]],
+    ]
+)
+
+
+@settings(max_examples=300)
+@given(st.sampled_from([*EXAMPLES, "omni_instruct"]), st.data())
+def test_whatever_stands_in_a_row_it_is_a_sample_or_one_line(name: str, data: st.DataObject) -> None:
+    row = {**EXAMPLES, "omni_instruct": OMNI_INSTRUCT}[name]
+    row = {
+        **row,
+        **data.draw(st.dictionaries(st.sampled_from([*row, *MEDIA_KEYS, "answer", "system"]), MESS, max_size=3)),
+    }
+    try:
+        native = native_row(row, "t.jsonl:7", FORMATS[name].adapter)
+        assert isinstance(sample_from_row(native, "t.jsonl:7", Path("/data")), Sample)
+    except DataError as error:
+        message = str(error)
+        assert message.startswith("t.jsonl:7: ")
+        assert "\n" not in message
+        assert not re.match(r"t.jsonl:7: (no key|\w+Error)", message), "an adapter of ours says what is wrong"
 
 
 # ---- plug-ins
