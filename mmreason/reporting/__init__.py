@@ -93,7 +93,7 @@ def _groups_section(chosen: Sequence[Card], total: int, names: Sequence[tuple[st
     if not chosen:
         return "<section><h2>Groups</h2><p class='empty'>no group kept yet</p></section>"
     links = "".join(f"<a href='{PAGES}/{name}'>{what}</a>" for name, what in reversed(names))
-    hint = "Newest of every source first."
+    hint = "The newest of every modality and source first."
     if names:
         hint += f" All {total} are on the pages below, in the folder {PAGES}/ beside this file: copy it as well."
     pager = f"<nav class='pager'>{links}</nav>" if names else ""

@@ -48,18 +48,17 @@ def cards_of(groups: Iterable[Group]) -> list[Card]:
 
 
 def choose(cards: Sequence[Card]) -> list[Card]:
-    """The newest group of each source, then older ones, newest first: FIRST at most, FIRST_BYTES of HTML at most.
+    """The newest group of each modality, then of each source, then the newest: FIRST and FIRST_BYTES of HTML at most.
 
-    Of a source, one whose answers differ comes before a newer one without a signal.
+    Of a modality or source, one whose answers differ comes before a newer one without a signal.
     """
     newest = list(reversed(cards))
-    by_source: dict[str, Card] = {}
-    for card in sorted(newest, key=lambda card: card.group.get("trained") is False):
-        by_source.setdefault(str(card.group.get("source") or card.group.get("modality")), card)
-    first = list(by_source.values())
-    taken = {id(card) for card in first}
-    rest = [card for card in newest if id(card) not in taken]
-    return _that_fit([*first, *rest][:FIRST], FIRST_BYTES)
+    first: dict[tuple[str, str], Card] = {}
+    for kind in ("modality", "source"):
+        for card in sorted(newest, key=lambda card: card.group.get("trained") is False):
+            first.setdefault((kind, str(card.group.get(kind))), card)
+    in_order = {id(card): card for card in [*first.values(), *newest]}  # each once, at its first place
+    return _that_fit(list(in_order.values())[:FIRST], FIRST_BYTES)
 
 
 def pages(cards: Sequence[Card]) -> list[list[Card]]:

@@ -7,8 +7,6 @@ import contextlib
 import hashlib
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +18,7 @@ from mmreason.reporting import write_report
 from mmreason.reporting.gallery import FIRST, LONGEST, PAGE_BYTES, PER_PAGE, cards_of, choose
 from mmreason.reporting.health import health
 from mmreason.reporting.logs import Metrics
+from tests.browser import CHROMIUM, Browser
 
 ATTACK = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>"
 VOID = {"meta", "img", "br", "link", "input"}
@@ -128,21 +127,17 @@ def test_hostile_texts_are_shown_as_text(tmp_path: Path) -> None:
     assert page.text.count("alert(1)") >= 8  # shown, not swallowed
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="Chromium is not installed")
+@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
 def test_a_browser_shows_the_page_and_runs_nothing_of_it(tmp_path: Path) -> None:
     attack = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
     rollout = {"text": attack, "total": 0.0, "parts": {"accuracy": 0.0}, "finish_reason": "stop"}
     metrics = [train_row(step, reward__mean=step / 10) for step in range(1, 6)]
-    report(tmp_path, title="Calm", metrics=metrics, gallery=[group(rollouts=[rollout])])
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    folder = f"--user-data-dir={tmp_path / 'profile'}"
-    command = ["chromium", *flags, folder, "--virtual-time-budget=2000", "--dump-dom", f"{tmp_path}/report.html"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    page = Page(shown.replace("<!DOCTYPE html>", "").strip())
-    assert "<title>Calm</title>" in shown
-    assert "document.title = 'run'" in page.text
-    assert not page.all("script")
-    assert page.all("path"), "curves"
+    report(tmp_path, title="Calm", metrics=metrics, gallery=[group(rollouts=[rollout], prompt=attack)])
+    with Browser(tmp_path) as browser:
+        shown = browser.open((tmp_path / "report.html").as_uri())
+    assert shown.title == "Calm"
+    assert shown.text.count("document.title = 'run'") == 4
+    assert not shown.problems, "not even an attempt that the policy stopped"
 
 
 def metrics_of(*rows: dict[str, Any]) -> Metrics:
@@ -331,7 +326,7 @@ def test_pages_of_a_gallery_that_was_cut_back_are_taken_away(tmp_path: Path) -> 
 
 def test_pages_are_bounded_in_bytes(tmp_path: Path) -> None:
     rollouts = [{"text": "long " * 10_000, "total": 1.0, "parts": {"accuracy": 1.0}, "finish_reason": "length"}] * 64
-    report(tmp_path, gallery=[group(step=step, rollouts=rollouts) for step in range(30)])
+    report(tmp_path, gallery=[group(step=step, rollouts=rollouts) for step in range(12)])
     for path in [tmp_path / "report.html", *(tmp_path / "report").iterdir()]:
         assert path.stat().st_size < PAGE_BYTES + 300_000
 
