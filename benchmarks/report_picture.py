@@ -1,6 +1,6 @@
 """The README's picture of a report: its top in the light theme beside its groups in the dark one, as one small PNG.
 
-    mmreason demo && python -m benchmarks.report_picture demo_run/grpo docs/report.png
+mmreason demo && python -m benchmarks.report_picture demo_run/grpo docs/report.png
 """
 
 from __future__ import annotations
