@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import transformers
 
 from mmreason.config import ModelConfig
 from mmreason.errors import ModelError
 from mmreason.policy.families import FAMILIES, adapter_pattern, family_of
 from mmreason.policy.policy import load_policy
+from mmreason.processors.base import MediaTraits
 
 
 @pytest.fixture
@@ -65,6 +67,28 @@ def test_rules_come_from_the_checkpoint(omni: Path) -> None:
     assert rules.seconds_per_chunk == 2.0
     assert family.traits(config).audio_rate == 16000
     assert family.traits(config).pixel_factor == 28
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("qwen2_vl", MediaTraits(frame="per_thousand")),
+        ("qwen2_5_vl", MediaTraits(frame="resized_pixels", seconds_name="second_per_grid_ts")),
+        ("qwen3_vl", MediaTraits(frame="per_thousand", pixel_factor=32, time_words="<{:.1f} seconds>")),
+        (
+            "qwen2_audio",
+            MediaTraits(frame="unit", vision=False, audio_rate=16000, audio_min_tokens=2, mel_frames=3000),
+        ),
+        (
+            "qwen2_5_omni",
+            MediaTraits(frame="resized_pixels", audio_rate=16000, seconds_name="video_second_per_grid"),
+        ),
+    ],
+)
+def test_traits_of_published_sizes(family: str, expected: MediaTraits) -> None:
+    """The default configs of transformers have the sizes of the published checkpoints."""
+    config = getattr(transformers, FAMILIES[family].config_class)()
+    assert FAMILIES[family].traits(config) == expected
 
 
 def test_a_config_without_its_tokens_is_refused(omni: Path) -> None:

@@ -13,6 +13,7 @@ import transformers
 from torch import Tensor
 
 from mmreason.errors import AlignmentError
+from mmreason.policy.families import FAMILIES
 from mmreason.policy.positions import MediaRules, expand_ids, rope_positions
 from mmreason.types import MediaTensors
 
@@ -216,6 +217,27 @@ def omni_model() -> transformers.Qwen2_5OmniThinkerForConditionalGeneration:
         audio_end_token_id=AUDIO_END,
     )
     return transformers.Qwen2_5OmniThinkerForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "rules"),
+    [
+        ("qwen2_vl", vl2_model, VL2),
+        ("qwen2_5_vl", vl_model, VL),
+        ("qwen3_vl", vl3_model, VL3),
+        ("qwen2_5_omni", omni_model, OMNI),
+    ],
+)
+def test_the_table_has_these_rules(
+    family: str, model: Callable[[], transformers.PreTrainedModel], rules: MediaRules
+) -> None:
+    assert FAMILIES[family].rules(model().config) == rules
+
+
+def test_the_table_has_the_rules_of_who_only_hears() -> None:
+    family = FAMILIES["qwen2_audio"]
+    assert family.rules(transformers.Qwen2AudioConfig(audio_token_index=AUDIO)) == AUDIO_ONLY
+    assert family.position_axes == 1
 
 
 def grids(media: Sequence[MediaTensors], kind: str) -> Tensor | None:
