@@ -30,10 +30,13 @@ def write_checkpoint(
         raise CheckpointError(f"{folder}: the state to save and the model differ in {len(odd)} names, first {odd[0]}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if family.wrapper_class is None:
-            model.save_pretrained(folder, state_dict=weights)
-        else:
+        if family.wrapper_class is not None:
             _write_wrapped(folder, family, model, weights)
+        elif family.published_names:
+            named = {family.saved_name(name): tensor for name, tensor in weights.items()}
+            model.save_pretrained(folder, state_dict=named, save_original_format=False)
+        else:
+            model.save_pretrained(folder, state_dict=weights)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written ({error.strerror or error})") from error
 
@@ -76,6 +79,6 @@ def _write_wrapped(folder: Path, family: Family, model: PreTrainedModel, weights
     wrapper.to_json_file(folder / "config.json", use_diff=False)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
-    named = {family.wrapper_prefix + name: tensor.detach().cpu() for name, tensor in weights.items()}
+    named = {family.saved_name(name): tensor.detach().cpu() for name, tensor in weights.items()}
     with torch.no_grad():
         save_torch_state_dict(named, folder)

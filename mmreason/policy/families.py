@@ -41,6 +41,8 @@ class Family:
     wrapper_prefix: str = ""
     wrapper_architecture: str = ""
     """What engines call the wrapper."""
+    published_names: tuple[tuple[str, str], ...] = ()
+    """(beginning of a parameter's name, what published checkpoints have there), where transformers saves another."""
     placeholders: Mapping[str, str]
     """Kind -> placeholder token as the chat template writes it."""
     wrappers: Mapping[str, tuple[str, str]]
@@ -78,6 +80,13 @@ class Family:
     def language_model(self) -> str:
         """Name of the module that holds the language model's layers."""
         return self.language_layers.partition(r"\.layers")[0].replace("\\", "")
+
+    def saved_name(self, name: str) -> str:
+        """What a parameter is called in a checkpoint, where transformers' own conversion is not used."""
+        for ours, published in self.published_names:
+            if name.startswith(ours):
+                return published + name.removeprefix(ours)
+        return self.wrapper_prefix + name
 
     def load_config(self, path: str, revision: str | None = None) -> PreTrainedConfig:
         """The config of the model that is trained, also from a wrapper checkpoint."""
@@ -269,6 +278,11 @@ FAMILIES: dict[str, Family] = {
         model_types=("qwen2_audio",),
         model_class="Qwen2AudioForConditionalGeneration",
         config_class="Qwen2AudioConfig",
+        published_names=(
+            ("model.language_model.", "language_model.model."),
+            ("lm_head.", "language_model.lm_head."),
+            ("model.", ""),
+        ),
         placeholders={"audio": "<|AUDIO|>"},
         wrappers={"audio": ("<|audio_bos|>", "<|audio_eos|>")},
         parts=(

@@ -203,6 +203,17 @@ def test_omni_is_saved_in_the_published_layout(checkpoints: dict[str, Path], tmp
     assert all(name.startswith("thinker.") for name in load_file(tmp_path / "model.safetensors"))
 
 
+def test_qwen2_audio_is_saved_in_the_published_layout(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """transformers 5.19 itself saves language_model.model.model.*, which engines do not open."""
+    make(checkpoints["qwen2_audio"]).save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    language = {name.removeprefix("language_model.") for name in saved if name.startswith("language_model.")}
+    towers = {name.split(".")[0] for name in saved if not name.startswith("language_model.")}
+    assert {"lm_head.weight", "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"} <= language
+    assert not any(name.startswith("model.model.") for name in language)
+    assert towers == {"audio_tower", "multi_modal_projector"}
+
+
 def test_gathered_state_is_what_is_saved(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """Under ZeRO-3 the model's own parameters are empty; the gathered ones count."""
     policy = make(checkpoints["qwen2_5_vl"])
