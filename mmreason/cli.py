@@ -129,7 +129,12 @@ def _add_verbs_of_a_config(verbs: argparse._SubParsersAction[argparse.ArgumentPa
 def _train(args: argparse.Namespace) -> int:
     from mmreason.config import load_config
 
-    config = load_config(args.config, args.overrides)
+    try:
+        config = load_config(args.config, args.overrides)
+    except ConfigError:
+        if os.environ.get("LOCAL_RANK", "0") == "0" or args.debug:
+            raise
+        return 2  # the first process of this node says the same
     _quiet_libraries()
     from mmreason.training import StopRequested
 

@@ -220,6 +220,8 @@ class TrainConfig(Section):
     """Arithmetic of forward and backward; the weights stay in model.dtype."""
     deepspeed: str | None = None
     """DeepSpeed JSON (configs/deepspeed/). Needs the `train` extra."""
+    timeout_s: float = Field(3600.0, gt=0)
+    """With several processes: a stage of a step (sampling, update, saving, ...) that takes longer ends the run."""
     save_every: int = Field(100, ge=1)
     """Steps between checkpoints."""
     keep: int = Field(2, ge=1)

@@ -17,8 +17,9 @@ from mmreason.errors import ConfigError
 from mmreason.reporting import write_report
 from mmreason.rewards import check_rewards
 from mmreason.training.grpo import train_grpo
-from mmreason.training.run import Run, StopRequested
+from mmreason.training.run import Run
 from mmreason.training.sft import require_demos, train_sft
+from mmreason.training.watch import StopRequested, Watch, watching
 from mmreason.types import Sample
 
 __all__ = ["METHODS", "StopRequested", "open_run", "run"]
@@ -33,10 +34,14 @@ def run(config: RunConfig) -> Path:
     Raises an MMReasonError when config, data, model or disk do not allow it, and StopRequested when SIGTERM or SIGINT
     came, after saving: the run is continued by calling this again with the same config.
     """
-    opened = open_run(config)
+    with watching(config.train.timeout_s) as watch:
+        return _train(open_run(config, watch))
+
+
+def _train(opened: Run) -> Path:
     try:
         with _stop_signals(opened):
-            METHODS[config.train.method](opened)
+            METHODS[opened.config.train.method](opened)
             folder = opened.export()
         _report(opened)
     except StopRequested:
@@ -48,8 +53,8 @@ def run(config: RunConfig) -> Path:
     return folder
 
 
-def open_run(config: RunConfig) -> Run:
-    """Load data and model; resume if `run_dir` holds a checkpoint."""
+def open_run(config: RunConfig, watch: Watch | None = None) -> Run:
+    """Load data and model; resume if `run_dir` holds a checkpoint. `watch`: who looks after the processes, if any."""
     if not config.data.train:
         raise ConfigError("data.train: empty; name at least one data file")
     check_rewards(config.rewards)  # a misspelt one should not wait for data and model
@@ -58,7 +63,7 @@ def open_run(config: RunConfig) -> Run:
     eval_samples = load_all(config.data, "eval") if config.data.eval else []
     if config.train.method in DATA_CHECKS:
         DATA_CHECKS[config.train.method](samples)
-    return Run(config, samples, eval_samples)
+    return Run(config, samples, eval_samples, watch or Watch())
 
 
 def _report(opened: Run) -> None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DeepSpeedPlugin, DistributedType
+from accelerate.utils import DeepSpeedPlugin, DistributedType, InitProcessGroupKwargs
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -28,12 +30,17 @@ class Engine:
     """Model, optimizer and process group of one process."""
 
     def __init__(self, config: TrainConfig) -> None:
+        require_devices(torch.cuda.device_count() if torch.cuda.is_available() else None)
         plugin = _deepspeed_plugin(config) if config.deepspeed else None
         precision = "bf16" if config.precision == "bf16" else "no"
         # Without cpu=True accelerate starts no process group on machines without a GPU; with it, it ignores DeepSpeed.
         cpu = plugin is None and not torch.cuda.is_available()
         AcceleratorState._reset_state()  # of an earlier run in this process, which may have had another precision
-        self.accelerator = Accelerator(mixed_precision=precision, deepspeed_plugin=plugin, cpu=cpu)
+        # The watch ends a run whose processes wait for too long (watch.py), and says why; this is behind it.
+        patience = InitProcessGroupKwargs(timeout=timedelta(seconds=config.timeout_s + 60))
+        self.accelerator = Accelerator(
+            mixed_precision=precision, deepspeed_plugin=plugin, cpu=cpu, kwargs_handlers=[patience]
+        )
         self.deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         if plugin is not None and not self.deepspeed:
             raise ConfigError(
@@ -56,6 +63,12 @@ class Engine:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+
+    def describe(self) -> str:
+        """How the run is distributed. Example: "DeepSpeed ZeRO-3, 2 processes"."""
+        stage = self.accelerator.state.deepspeed_plugin.zero_stage if self.deepspeed else 0
+        method = f"DeepSpeed ZeRO-{stage}" if self.deepspeed else "DDP"
+        return f"{method}, {self.world} processes" if self.deepspeed or self.world > 1 else "one process"
 
     @property
     def is_main(self) -> bool:
@@ -214,6 +227,16 @@ class Engine:
     def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for names, group in zip(self._names, self.optimizer.param_groups, strict=True):
             yield from zip(names, group["params"], strict=True)
+
+
+def require_devices(count: int | None) -> None:
+    """Raises ConfigError when this node has fewer devices than processes of the run. `count`: None without GPUs."""
+    wanted = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if count is not None and wanted > count:
+        raise ConfigError(
+            f"{wanted} processes were started on {socket.gethostname()}, which has {count} GPUs to use; start "
+            f"{count} (--nproc-per-node, PROCESSES), or check CUDA_VISIBLE_DEVICES"
+        )
 
 
 def _place() -> tuple[int, int]:

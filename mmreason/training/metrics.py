@@ -9,7 +9,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -48,13 +48,15 @@ class MetricsLog:
 
 
 class Stopwatch:
-    """Seconds per named stage of a step."""
+    """Seconds per named stage of a step. `entering` is told each stage as it begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, entering: Callable[[str], None] = lambda stage: None) -> None:
         self.seconds: dict[str, float] = {}
+        self._entering = entering
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        self._entering(stage)
         started = time.perf_counter()
         try:
             yield

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,21 +36,20 @@ from mmreason.training.engine import Engine
 from mmreason.training.feed import Feed
 from mmreason.training.gallery import Gallery
 from mmreason.training.metrics import MetricsLog, Progress, Stopwatch
+from mmreason.training.watch import StopRequested, Watch
 from mmreason.types import Sample, Segment
 
 ANNOUNCED = 10
 """How many different reward errors each process prints; all are counted."""
 
 
-class StopRequested(Exception):
-    """SIGTERM or SIGINT arrived; raised at the next stage boundary on every process, after which the run saves."""
-
-
 class Run:
     """The open parts of a run. Opened by `mmreason.training.run`; used by the loops in `grpo` and `sft`."""
 
-    def __init__(self, config: RunConfig, samples: Sequence[Sample], eval_samples: Sequence[Sample]) -> None:
-        self.config, self.run_dir = config, Path(config.run_dir)
+    def __init__(
+        self, config: RunConfig, samples: Sequence[Sample], eval_samples: Sequence[Sample], watch: Watch
+    ) -> None:
+        self.config, self.run_dir, self.watch = config, Path(config.run_dir), watch
         self.engine = Engine(config.train)
         resumed = self._find_checkpoint()
         self.fresh = resumed is None
@@ -84,7 +82,7 @@ class Run:
         after = None if resumed is None else self.step
         self.log = MetricsLog(self.run_dir, after_step=after, active=self.engine.is_main)
         self.gallery = Gallery(config, self.log)
-        self.timed = Stopwatch()
+        self.timed = Stopwatch(watch.enter)
         self.progress = Progress(config.train.steps, self.step, active=self.engine.is_main, label=config.train.method)
         self.stop_requested = False
         self._unsaved = False
@@ -97,6 +95,8 @@ class Run:
         # What forwards the reference: the same model with its adapters off, or the frozen copy.
         frozen = self.policy.reference
         self.reference = self.engine.model if frozen is None else self.engine.frozen(frozen.model)
+        if self.engine.is_main and self.engine.world > 1:
+            self.progress.say(f"mmreason: distributed: {self.engine.describe()}")
         if resumed is not None:
             self._restore(resumed)
         self._mark()
@@ -109,7 +109,7 @@ class Run:
             self.evaluate()
         while self.step < self.config.train.steps:
             self.engine.set_learning_rate(learning_rate_factor(self.config, self.step))
-            self.quarantine.step = self.step + 1
+            self.quarantine.step = self.watch.step = self.step + 1
             yield self.step + 1
 
     def finish_step(self, step: int, metrics: Mapping[str, float], *, tokens: int) -> None:
@@ -174,11 +174,11 @@ class Run:
         if self.stop_requested and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.stop_requested = True
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, f"mmreason: {signal.Signals(signum).name} received; saving, then stopping\n".encode())
+        self.watch.signalled(signal.Signals(signum).name)
 
     def save(self, *, must: bool) -> None:
         """Write a checkpoint of the state before the next step. Unless it `must`, a failure is logged and retried."""
+        self.watch.enter("save")
         if self.engine.gather(checkpoint.exists(self.run_dir, self.step))[0]:
             return
         try:
@@ -201,6 +201,7 @@ class Run:
 
     def export(self) -> Path:
         """The trained model as an ordinary transformers checkpoint in RUN/model (adapters merged)."""
+        self.watch.enter("export")
         final, partial = self.run_dir / "model", self.run_dir / "model.partial"
         state = self.engine.state_dict()
 
