@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mmreason
-from mmreason.errors import DataError, MMReasonError
+from mmreason.errors import ConfigError, DataError, MMReasonError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

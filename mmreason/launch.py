@@ -20,15 +20,19 @@ from mmreason.errors import ConfigError
 PEER_FAILED = 3
 """Exit status of a process that stopped because of another one (mmreason/training/watch.py)."""
 
+_LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
+
 
 def main(argv: Sequence[str]) -> int:
     """Run torchrun with these arguments; returns the exit status."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does, which warns about it
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost connection is not worth a page of addresses
+    wanted = os.environ.get(_LOG_LEVEL)
+    os.environ[_LOG_LEVEL] = wanted or "FATAL"  # a connection that fails is our line, not a page of addresses
     # NCCL's own watchdog aborts a process whose peer has died, before it can be said which one; ours ends it.
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     from torch.distributed import run  # takes seconds, and reads the environment
 
+    os.environ[_LOG_LEVEL] = wanted or "ERROR"  # of the processes: lost connections are warnings there
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     arguments: argparse.Namespace = run.parse_args(list(argv))  # type: ignore[no-untyped-call]
     try:

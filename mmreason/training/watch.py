@@ -160,6 +160,7 @@ class PeerWatch(Watch):
             raise SystemExit(EXIT_STATUS) from error
         self._close(done=False)
         if isinstance(error, MMReasonError):
+            os.write(2, b"\n")  # leaves the progress line, which is another process's
             raise RankError(verdict["text"]) from error
         _say(verdict["text"])
 
