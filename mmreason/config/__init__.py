@@ -4,7 +4,7 @@ A config is a YAML file plus `dotted.key=value` overrides. Nothing here imports 
 takes a fraction of a second on any machine.
 """
 
-from mmreason.config.loading import Given, build_config, inspect_config, leaf_keys, load_config
+from mmreason.config.loading import Given, build_config, inspect_config, leaf_keys, leaf_values, load_config
 from mmreason.config.sections import (
     DataConfig,
     DataSource,
@@ -39,5 +39,6 @@ __all__ = [
     "build_config",
     "inspect_config",
     "leaf_keys",
+    "leaf_values",
     "load_config",
 ]

@@ -139,6 +139,17 @@ def _take_out(values: Any, place: Place) -> None:
         values.pop(last)
 
 
+def leaf_values(config: RunConfig) -> dict[str, Any]:
+    """Every value by its dotted key, e.g. {"rewards.0.name": "iou"}. An empty section or list is a value."""
+    return _flat(config.model_dump(mode="json"), "")
+
+
+def _flat(value: Any, key: str) -> dict[str, Any]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = {k: v for name, item in items for k, v in _flat(item, f"{key}.{name}" if key else str(name)).items()}
+    return inner or {key: value}
+
+
 def leaf_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
     """Every dotted key there is, e.g. "train.steps". List items are shown once, as "rewards[].name"."""
     keys: list[str] = []

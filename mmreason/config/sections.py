@@ -230,6 +230,10 @@ class TrainConfig(Section):
     """Steps between evaluations; 0: only before the first and after the last step."""
     gallery_groups: int = Field(64, ge=0)
     """Groups kept for the report, evenly spread over the steps, with small pictures of their media."""
+    trackers: tuple[
+        Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"], ...
+    ] = ("tensorboard",)
+    """Where metrics go besides metrics.jsonl; tensorboard's files are in run_dir/tensorboard. []: nowhere."""
 
 
 class RunConfig(Section):

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmreason.config import RunConfig
+from mmreason.config import RunConfig, leaf_values
 from mmreason.errors import ConfigError, DataError
 from mmreason.evaluation.rows import EvalAnswer, EvalRow
 from mmreason.types import Sample
@@ -31,22 +31,13 @@ MATTER_NOT = (
 
 def settings_of(config: RunConfig, samples: Sequence[Sample]) -> dict[str, Any]:
     """Everything that the answers depend on, by dotted key; files of weights and questions as digests."""
-    values = flat(config.model_dump(mode="json"))
+    values = leaf_values(config)
     kept = {k: v for k, v in values.items() if k.startswith(MATTER) and not k.startswith(MATTER_NOT)}
     return {
         **kept,
         "model files": _digest(_weights(Path(config.model.path))),
         "questions": _digest(repr(sample) for sample in samples),
     }
-
-
-def flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Leaves by dotted key: {"a": {"b": [1]}} becomes {"a.b.0": 1}. An empty section or list is a leaf."""
-    if isinstance(value, Mapping) and value:
-        return {k: v for name, item in value.items() for k, v in flat(item, f"{key}.{name}" if key else name).items()}
-    if isinstance(value, list | tuple) and value:
-        return {k: v for index, item in enumerate(value) for k, v in flat(item, f"{key}.{index}").items()}
-    return {key: value}
 
 
 def _weights(folder: Path) -> Iterable[str]:

@@ -19,6 +19,7 @@ from mmreason.rewards import check_rewards
 from mmreason.training.grpo import train_grpo
 from mmreason.training.run import Run
 from mmreason.training.sft import require_demos, train_sft
+from mmreason.training.trackers import require_trackers
 from mmreason.training.watch import StopRequested, Watch, watching
 from mmreason.types import Sample
 
@@ -58,6 +59,7 @@ def open_run(config: RunConfig, watch: Watch | None = None) -> Run:
     if not config.data.train:
         raise ConfigError("data.train: empty; name at least one data file")
     check_rewards(config.rewards)  # a misspelt one should not wait for data and model
+    require_trackers(config.train.trackers)
     torch.manual_seed(config.seed)
     samples = load_all(config.data, "train")
     eval_samples = load_all(config.data, "eval") if config.data.eval else []

@@ -9,11 +9,13 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from mmreason.training.trackers import Trackers, Trouble
 
 METRICS = "metrics.jsonl"
 GALLERY = "gallery.jsonl"
@@ -24,6 +26,7 @@ class MetricsLog:
 
     def __init__(self, run_dir: Path, *, after_step: int | None, active: bool) -> None:
         self.run_dir, self.active = run_dir, active
+        self.trackers: Trackers | None = None
         if active:
             for name in (METRICS, GALLERY):
                 _keep_until(run_dir / name, after_step)
@@ -31,6 +34,20 @@ class MetricsLog:
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl, in the file when this returns."""
         self._append(METRICS, {"step": step, "kind": kind, "time": round(time.time(), 3), **values})
+        if self.trackers is not None and kind != "event":
+            self.trackers.log(step, kind, values)
+            self._note(step, self.trackers.troubles())
+
+    def close(self, step: int) -> None:
+        """Let trackers finish, which takes a bounded time."""
+        if self.trackers is not None:
+            self._note(step, self.trackers.close())
+
+    def _note(self, step: int, troubles: Sequence[Trouble]) -> None:
+        for trouble in troubles:
+            self.write(step, "event", {"event": "tracker", "tracker": trouble.tracker, "reason": trouble.reason})
+            line = f"mmreason: tracker {trouble.tracker}: {trouble.reason}; training goes on without it"
+            tqdm.write(line, file=sys.stderr)
 
     def show(self, record: Mapping[str, Any]) -> None:
         """One group for the report's gallery."""

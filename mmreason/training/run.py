@@ -20,7 +20,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmreason.config import RewardConfig, RunConfig
+from mmreason.config import RewardConfig, RunConfig, leaf_values
 from mmreason.encode import Encoder
 from mmreason.errors import BudgetError, CheckpointError, ConfigError
 from mmreason.evaluation import EvalResult, evaluate
@@ -36,6 +36,7 @@ from mmreason.training.engine import Engine
 from mmreason.training.feed import Feed
 from mmreason.training.gallery import Gallery
 from mmreason.training.metrics import MetricsLog, Progress, Stopwatch
+from mmreason.training.trackers import Trackers
 from mmreason.training.watch import StopRequested, Watch
 from mmreason.types import Sample, Segment
 
@@ -100,6 +101,10 @@ class Run:
         if resumed is not None:
             self._restore(resumed)
         self._mark()
+        if self.engine.is_main and config.train.trackers:
+            self.log.trackers = Trackers(
+                config.train.trackers, self.run_dir, leaf_values(config), step=self.step, resumed=resumed is not None
+            )
 
     # ---- the steps ---------------------------------------------------------------------------------------------------
 
@@ -217,11 +222,12 @@ class Run:
         return final
 
     def close(self) -> None:
-        """End worker processes and the progress line."""
+        """End worker processes, the progress line and, in bounded time, trackers."""
         self.progress.close()
         self.rewards.close()
         self.pipeline.close()
         self.gallery.close()
+        self.log.close(self.step)
 
     def _mark(self) -> None:
         """Remember the state before the next step: what `save` writes, even when that step has begun."""
