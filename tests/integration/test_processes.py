@@ -100,3 +100,4 @@ def test_grpo_on_all_modalities(zero: str | None, tiny_omni: Path, demo_data: De
     assert steps[0]["ratio"] == pytest.approx(1, abs=1e-4)
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-4)
     assert steps[0]["groups/sampled"] == 6
+    assert len(list((tmp_path / "run/tensorboard").glob("events.*"))) == 1, "one process tracks"
