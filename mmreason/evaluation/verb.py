@@ -28,6 +28,7 @@ from mmreason.rewards.pool import RewardPool
 from mmreason.rollout.base import SamplingParams
 from mmreason.rollout.hf import HFEngine
 from mmreason.training.engine import Engine
+from mmreason.training.watch import Watch, watching
 from mmreason.types import Sample
 
 
@@ -65,16 +66,22 @@ def evaluate_config(
     check_rewards(config.rewards)
     path = config.model.path if model is None else str(model)
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": path, "lora": None})})
+    with watching(config.train.timeout_s) as watch:
+        return _evaluate(config, Path(out or config.run_dir), fresh, watch)
+
+
+def _evaluate(config: RunConfig, folder: Path, fresh: bool, watch: Watch) -> Evaluation:
     samples = load_all(config.data, "eval")
     engine = Engine(config.train.model_copy(update={"deepspeed": None}))
-    file = EvalFile(Path(out or config.run_dir), settings_of(config, samples), fresh=fresh and engine.is_main)
+    file = EvalFile(folder, settings_of(config, samples), fresh=fresh and engine.is_main)
     known = {row.id: row for row in _answered(file, engine)}
     missing = [sample for sample in samples if sample.id not in known]
     if missing:
         if engine.is_main:
             file.write_numbers(None)
         with _opened(config, engine) as answer, _progress(len(samples), len(known), engine.is_main) as bar:
-            for part in _rounds(missing, config, engine.world):
+            for number, part in enumerate(_rounds(missing, config, engine.world), 1):
+                watch.enter(f"round {number}")
                 rows = _in_order(engine.gather(answer(part[engine.rank :: engine.world])))
                 if engine.is_main:
                     file.append(rows)
