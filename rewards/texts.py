@@ -32,7 +32,8 @@ def plain(text: str) -> str:
 def rouge_mean(answer: str, gold: str, *, every_script: bool = True) -> float:
     """Mean of ROUGE-1, ROUGE-2 and ROUGE-L F1 with stemming (Lin 2004), as Video-R1 scores free-form answers.
 
-    `every_script` false is rouge-score's own idea of words, a to z and 0 to 9: the same for plain English only.
+    `every_script` false is rouge-score's own idea of words, a to z and 0 to 9: the same for plain English only. A gold of
+    one word has no pairs of words: ROUGE-2, which would be 0 for the gold itself, is left out then (but not there).
     """
     if every_script not in _scorers:
         module = slow_import("rouge_score.rouge_scorer")
@@ -41,6 +42,8 @@ def rouge_mean(answer: str, gold: str, *, every_script: bool = True) -> float:
             ["rouge1", "rouge2", "rougeL"], use_stemmer=True, tokenizer=tokenizer
         )
     scores = _scorers[every_script].score(gold, answer)
+    if every_script and len(words(gold)) == 1:
+        del scores["rouge2"]
     return float(sum(score.fmeasure for score in scores.values()) / len(scores))
 
 

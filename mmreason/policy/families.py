@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import transformers
@@ -99,6 +100,8 @@ def family_of(path: str, revision: str | None = None) -> Family:
 
     Raises ModelError for a checkpoint that cannot be read or whose type no row of the table names.
     """
+    if not Path(path).is_dir() and (path.startswith(("/", ".", "~")) or path.count("/") > 1):  # no name of the hub
+        raise ModelError(f"model.path: {path}: there is no such folder; give a checkpoint's folder or a hub name")
     try:
         found, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
     except OSError as error:

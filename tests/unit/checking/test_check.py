@@ -168,6 +168,7 @@ def test_many_findings_of_a_kind_are_counted_and_kept(tmp_path: Path, capsys: py
         ({"data": {"train": []}}, "data.train: empty"),
         ({"run_dir": "/dev/null/run"}, "run_dir: /dev/null/run: no folder can be made there"),
         ({"model": {"path": "nowhere"}}, "model.path: nowhere: no checkpoint there"),
+        ({"model": {"path": "./no/where"}}, "model.path: ./no/where: there is no such folder"),
         ({"rewards": [{"name": "format", "options": {"pattern": "x+y"}}]}, "fits none of the usual ways"),
     ],
 )
