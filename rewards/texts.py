@@ -32,8 +32,8 @@ def plain(text: str) -> str:
 def rouge_mean(answer: str, gold: str, *, every_script: bool = True) -> float:
     """Mean of ROUGE-1, ROUGE-2 and ROUGE-L F1 with stemming (Lin 2004), as Video-R1 scores free-form answers.
 
-    `every_script` false is rouge-score's own idea of words, a to z and 0 to 9: the same for plain English only. A gold of
-    one word has no pairs of words: ROUGE-2, which would be 0 for the gold itself, is left out then (but not there).
+    `every_script` false is rouge-score's own idea of words, a to z and 0 to 9: the same for plain English only. A gold
+    of one word has no pairs of words: ROUGE-2, which would be 0 for the gold itself, is left out then (but not there).
     """
     if every_script not in _scorers:
         module = slow_import("rouge_score.rouge_scorer")
