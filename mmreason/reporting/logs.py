@@ -88,8 +88,10 @@ class Metrics:
         if row.get("kind") == "train":
             self.steps.append(step)
             for name, value in row.items():
-                if name not in ("step", "time") and (value is None or is_number(value)):
-                    self.train.setdefault(name, Column()).add(step, as_float(value))
+                if isinstance(value, float) or value is None or is_number(value):
+                    column = self.train.get(name) or self.train.setdefault(name, Column())
+                    column.steps.append(step)
+                    column.values.append(value if isinstance(value, float) else as_float(value))
         elif row.get("kind") == "eval":
             self.evals.append(row)
         elif row.get("kind") == "event":
