@@ -187,14 +187,15 @@ class Run:
         if self.engine.gather(checkpoint.exists(self.run_dir, self.step))[0]:
             return
         try:
-            checkpoint.save(
-                self.run_dir,
-                self.step,
-                writers=(self._write_model, self._write_rest),
-                is_main=self.engine.is_main,
-                gather=self.engine.gather,
-                keep=self.config.train.keep,
-            )
+            with self.timed("save"):
+                checkpoint.save(
+                    self.run_dir,
+                    self.step,
+                    writers=(self._write_model, self._write_rest),
+                    is_main=self.engine.is_main,
+                    gather=self.engine.gather,
+                    keep=self.config.train.keep,
+                )
             self._unsaved = False
         except CheckpointError as error:
             if must:
