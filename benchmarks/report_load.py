@@ -51,10 +51,10 @@ def _measure(browser: Browser, page: Path, repeats: int) -> None:
     paints = [shown.first_paint for shown in rest if shown.first_paint is not None]  # not always told
     walls = [shown.wall for shown in rest]
     painted = f"painted after {statistics.median(paints):.2f}, " if paints else ""
+    clock = f"longest {max(loads):.2f}, first {first.seconds:.2f}, by our own clock {statistics.median(walls):.2f}"
     print(
-        f"{page.name}: loaded in {statistics.median(loads):.2f} s (median of {repeats}; longest {max(loads):.2f}, "
-        f"first {first.seconds:.2f}, by our own clock {statistics.median(walls):.2f}), {painted}{first.bytes / 1e6:.2f} MB fetched, "
-        f"{first.groups} groups, {len(first.problems)} console messages"
+        f"{page.name}: loaded in {statistics.median(loads):.2f} s (median of {repeats}; {clock}), "
+        f"{painted}{first.bytes / 1e6:.2f} MB fetched, {first.groups} groups, {len(first.problems)} console messages"
     )
 
 
