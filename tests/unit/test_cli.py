@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -215,3 +216,12 @@ def test_names_that_no_file_can_have_are_one_line(line: list[str], capsys: pytes
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith("mmreason: xxx")
     assert "File name too long" in error
+
+
+def test_help_is_there_at_once() -> None:
+    """Processor time: wall time depends on what else runs here."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-m", "mmreason.cli", "--help"], capture_output=True, text=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "check" in done.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5

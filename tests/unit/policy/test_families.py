@@ -54,7 +54,7 @@ def test_config_without_a_type(tmp_path: Path) -> None:
 
 
 def test_no_checkpoint_there(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no checkpoint there|there is no such folder"):
+    with pytest.raises(ModelError, match=r"no checkpoint there|there is no such folder"):
         family_of(str(tmp_path / "nothing"))
 
 
