@@ -321,6 +321,18 @@ def test_a_checkpoint_without_a_template_is_refused(omni: Bench) -> None:
         Encoder(processor, processor.tokenizer, omni.rules, omni.pipeline, DataConfig())
 
 
+def test_a_template_that_looks_for_a_key_finds_it(tiny: Callable[[str], Path], media: Path) -> None:
+    """The published template of Qwen2-Audio asks `'audio' in content`, not for the type."""
+    bench = Bench(tiny("qwen2_audio"), DataConfig())
+    bench.processor.chat_template = (
+        "{% for message in messages %}{% for content in message['content'] %}"
+        "{% if 'audio' in content %}<|AUDIO|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
+        "{% endfor %}{% endfor %}"
+    )
+    sample = ask(MediaRef(kind="audio", path=str(media / "c.wav")), "Pitch?")
+    assert bench.encoder.render(sample) == "<|AUDIO|>Pitch?"
+
+
 def test_a_template_that_refuses_is_a_data_error(omni: Bench) -> None:
     processor = AutoProcessor.from_pretrained(omni.processor.tokenizer.name_or_path)
     processor.chat_template = "{{ raise_exception('roles must alternate') }}"
