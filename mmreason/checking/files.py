@@ -13,7 +13,6 @@ from dataclasses import replace
 from mmreason.checking.findings import Findings
 from mmreason.checking.rows import Row, describe
 from mmreason.config import MediaConfig
-from mmreason.processors import jobs
 from mmreason.processors.base import Facts, Limits, Plan, Refusal
 from mmreason.processors.source import Source, locate
 from mmreason.processors.workers import WorkerPool
@@ -42,6 +41,8 @@ def decode_files(rows: Sequence[Row], media: MediaConfig, media_root: str | None
 def _decoded(
     refs: Sequence[MediaRef], limits: Limits, media_root: str | None, pool: WorkerPool
 ) -> list[Refusal | None]:
+    from mmreason.processors import jobs  # the decoders, which a config without media need not wait for
+
     sources: list[Source] = [ref.data or b"" if ref.path is None else locate(ref.path, media_root)[0] for ref in refs]
     examined = pool.run(
         [
