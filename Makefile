@@ -2,6 +2,8 @@
 # Another interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
+# Tests side by side. Most of them use one core.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -19,7 +21,7 @@ demo: $(STAMP) ## Train a tiny omni model on images, video, audio and text; 4 to
 	$(BIN)/mmreason demo
 
 test: $(STAMP) ## Run all tests; they need no network and no GPU
-	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(STAMP) ## Run ruff and mypy --strict
 	@failed=0; \

@@ -19,7 +19,7 @@ from mmreason.demo.media import DemoFiles, write_demo_data
 from tests.integration.runs import config, finish, metrics, start, tensors_of, weights
 
 ZERO = Path(__file__).parents[2] / "configs" / "deepspeed"
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]  # two of these at once would starve
 
 
 def _values(folder: Path, model: Path, data: DemoFiles, method: str, **train: Any) -> dict[str, Any]:
