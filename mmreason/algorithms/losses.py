@@ -1,49 +1,64 @@
 """Losses over one packed row, as pure functions. T: tokens of the row.
 
-Every argument is [T]; `weight` is 0 where a token is not trained on and sums to 1 over the whole optimizer step (see
-`aggregation`). So is every metric: add them up over rows and processes to get the step's value.
+Weights sum to 1 over the whole optimizer step (see `aggregation`), and so losses and metrics add up over rows and
+processes to the step's values.
 """
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass, field
+
 from torch import Tensor
 
-from mmreason.algorithms.kl import KL_ESTIMATORS, MAX_LOG_RATIO
+from mmreason.algorithms.clips import CLIPS, Bounds
+from mmreason.algorithms.kl import KL_ESTIMATORS, k3
+from mmreason.algorithms.off_policy import CORRECTIONS
+from mmreason.algorithms.ratios import RATIOS, Tokens
 from mmreason.types import LossOutput
 
 
-def policy_loss(
-    logprob: Tensor,
-    old_logprob: Tensor,
-    advantage: Tensor,
-    weight: Tensor,
-    *,
-    clip_low: float,
-    clip_high: float,
-) -> LossOutput:
-    """PPO's clipped objective per token: -min(ratio A, clip(ratio, 1 - low, 1 + high) A). Schulman et al. 2017, eq. 7.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """Which ratio, which clip with which bounds, which correction.
 
-    With clip_low == clip_high it is GRPO's; clip_high > clip_low is DAPO's clip-higher.
+    Example: GSPO: `Objective(ratio="sequence", bounds=Bounds(low=3e-4, high=4e-4))`, with sequence_mean.
     """
-    gap = (logprob - old_logprob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    ratio = gap.exp()
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    surrogate = torch.minimum(ratio * advantage, clipped * advantage)
-    with torch.no_grad():
-        metrics = {
-            "clip_fraction": _total((clipped * advantage < ratio * advantage) * weight),
-            "clip_fraction/low": _total((advantage < 0) * (ratio < 1 - clip_low) * weight),
-            "clip_fraction/high": _total((advantage > 0) * (ratio > 1 + clip_high) * weight),
-            "ratio": _total(ratio * weight),
-            "kl_old": _total(KL_ESTIMATORS["k3"](old_logprob, logprob) * weight),
-        }
-    return LossOutput(loss=-(surrogate * weight).sum(), metrics=metrics)
+
+    ratio: str = "token"
+    clip: str = "ppo"
+    bounds: Bounds = field(default_factory=Bounds)
+    correction: str = "none"
+    weight_low: float = 0.0
+    weight_high: float = 2.0
+    """Bounds of the off-policy weight."""
 
 
-def kl_loss(logprob: Tensor, reference: Tensor, weight: Tensor, *, coefficient: float, estimator: str) -> LossOutput:
+def policy_loss(tokens: Tokens, objective: Objective, sampling: Tensor | None = None) -> LossOutput:
+    """Minus the weighted sum of the surrogate. `sampling`: log-probs [T] of what sampled, for a correction."""
+    surrogate = CLIPS[objective.clip](RATIOS[objective.ratio](tokens), tokens, objective.bounds)
+    low, high = surrogate.low.float(), surrogate.high.float()
+    metrics = {
+        "clip_fraction": _total(low + high, tokens),
+        "clip_fraction/low": _total(low, tokens),
+        "clip_fraction/high": _total(high, tokens),
+        "ratio": _total(surrogate.ratio, tokens),
+        "kl_old": _total(k3(tokens.old, tokens.logprob), tokens),
+    }
+    value = surrogate.value
+    if objective.correction != "none":
+        assert sampling is not None, "a correction needs the sampling log-probs"
+        correct = CORRECTIONS[objective.correction]
+        bounded = correct(tokens.old - sampling, tokens, objective.weight_low, objective.weight_high)
+        free = correct.level(tokens.old - sampling, tokens).exp()
+        value = value * bounded
+        metrics["off_policy/weight"] = _total(bounded, tokens)
+        metrics["off_policy/bounded"] = _total((bounded != free).float(), tokens)
+    return LossOutput(loss=-(value * tokens.weight).sum(), metrics=metrics)
+
+
+def kl_loss(tokens: Tokens, reference: Tensor, *, coefficient: float, estimator: str) -> LossOutput:
     """coefficient x weighted mean of a per-token KL estimate. The metric `kl` is without the coefficient."""
-    kl = (KL_ESTIMATORS[estimator](logprob, reference) * weight).sum()
+    kl = (KL_ESTIMATORS[estimator](tokens.logprob, reference, tokens.old) * tokens.weight).sum()
     return LossOutput(loss=coefficient * kl, metrics={"kl": kl.item()})
 
 
@@ -58,5 +73,5 @@ def add(first: LossOutput, second: LossOutput) -> LossOutput:
     return LossOutput(loss=first.loss + second.loss, metrics={**first.metrics, **second.metrics})
 
 
-def _total(values: Tensor) -> float:
-    return float(values.sum())
+def _total(values: Tensor, tokens: Tokens) -> float:
+    return float((values.detach() * tokens.weight).sum())

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from mmreason.config.grpo_options import OPTIONS
+
 if TYPE_CHECKING:
     from mmreason.config import RunConfig
 
@@ -84,6 +86,65 @@ def _answers_fit_in_a_row(config: RunConfig) -> Iterator[str]:
         yield f"rollout.max_new_tokens: {answer} leaves no room for a prompt in a row of train.row_tokens ({row})"
 
 
+def _options_exist_and_are_read(config: RunConfig) -> Iterator[str]:
+    for name, value in config.grpo.options.items():
+        option = OPTIONS.get(name)
+        if option is None:
+            yield f"grpo.options.{name}: no such option; expected some of {', '.join(OPTIONS)}"
+        elif getattr(config.grpo, option.key) not in option.read_by:
+            chosen = getattr(config.grpo, option.key)
+            yield f"grpo.options.{name}: grpo.{option.key} is {chosen}, which does not read it; drop this option"
+        elif not value > option.above:
+            yield f"grpo.options.{name}: {value}, expected more than {max(option.above, 0):g}"
+
+
+def _needed_options_are_given(config: RunConfig) -> Iterator[str]:
+    for name, option in OPTIONS.items():
+        chosen = getattr(config.grpo, option.key)
+        if option.default is None and chosen in option.read_by and name not in config.grpo.options:
+            yield f"grpo.options.{name}: missing; grpo.{option.key} is {chosen} and needs it ({option.help})"
+
+
+def _bounds_are_in_order(config: RunConfig) -> Iterator[str]:
+    grpo = config.grpo
+    dual = grpo.options.get("dual")
+    low, high = grpo.options.get("weight_low", 0.0), grpo.options.get("weight_high", 2.0)
+    if dual is not None and dual <= 1 + grpo.clip_high:
+        yield f"grpo.options.dual: {dual}, expected more than 1 + grpo.clip_high ({1 + grpo.clip_high:g})"
+    if low >= high:
+        yield f"grpo.options.weight_low: {low}, expected less than weight_high ({high:g})"
+    if grpo.keep_mean is not None and grpo.keep_mean[0] >= grpo.keep_mean[1]:
+        yield f"grpo.keep_mean: {list(grpo.keep_mean)}, expected the lower bound first"
+
+
+def _clip_suits_its_ratio(config: RunConfig) -> Iterator[str]:
+    grpo = config.grpo
+    if grpo.clip == "geometric" and grpo.ratio != "token":
+        yield f"grpo.ratio: {grpo.ratio}, but grpo.clip geometric clips tokens before it takes their mean; use token"
+    if grpo.clip_schedule != "constant" and grpo.clip in ("none", "sapo"):
+        yield f"grpo.clip_schedule: {grpo.clip_schedule}, but grpo.clip {grpo.clip} has no bounds to move"
+
+
+def _kl_has_a_coefficient(config: RunConfig) -> Iterator[str]:
+    grpo = config.grpo
+    for key, value, plain in (("kl_schedule", grpo.kl_schedule, "constant"), ("kl_in", grpo.kl_in, "loss")):
+        if value != plain and not grpo.kl_coef:
+            yield f"grpo.{key}: {value}, but grpo.kl_coef is 0, so there is no KL; give it the value to begin with"
+
+
+def _kl_in_the_reward(config: RunConfig) -> Iterator[str]:
+    grpo = config.grpo
+    if grpo.kl_in == "reward" and grpo.kl_estimator[-1] in "+*":
+        yield f"grpo.kl_estimator: {grpo.kl_estimator} chooses a gradient, and in the reward there is none; use k1"
+    if grpo.kl_in == "reward" and grpo.advantage == "gdpo":
+        yield "grpo.kl_in: reward, but grpo.advantage gdpo has no total reward to take it off; use loss"
+
+
+def _rewards_apart_are_summed(config: RunConfig) -> Iterator[str]:
+    if config.grpo.advantage == "gdpo" and config.scoring.combine != "sum":
+        yield f"scoring.combine: {config.scoring.combine}, but grpo.advantage gdpo sums normalised rewards; use sum"
+
+
 _CHECKS = (
     _code_is_pinned,
     _grpo_has_rewards,
@@ -96,4 +157,11 @@ _CHECKS = (
     _something_is_trained,
     _adapters_are_in_the_language_model,
     _answers_fit_in_a_row,
+    _options_exist_and_are_read,
+    _needed_options_are_given,
+    _bounds_are_in_order,
+    _clip_suits_its_ratio,
+    _kl_has_a_coefficient,
+    _kl_in_the_reward,
+    _rewards_apart_are_summed,
 )

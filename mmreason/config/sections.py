@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmreason.config.combinations import impossible
+from mmreason.config.grpo_options import OPTIONS
 
 
 class Section(BaseModel):
@@ -172,17 +173,51 @@ class EvalConfig(Section):
 
 
 class GrpoConfig(Section):
-    advantage: Literal["group", "group_mean", "batch", "rloo"] = "group"
+    """docs/algorithms.md has the equation and the source of every choice."""
+
+    advantage: Literal[
+        "group",
+        "group_mean",
+        "batch",
+        "rloo",
+        "reinforce_pp",
+        "reinforce_pp_tokens",
+        "reinforce_pp_baseline",
+        "reinforce_pp_baseline_tokens",
+        "gdpo",
+    ] = "group"
     """group: (r - mean) / std of the group; group_mean: r - mean (Dr.GRPO); batch: r - group mean, over batch std;
-    rloo: leave-one-out."""
+    rloo: leave-one-out; reinforce_pp: (r - mean) / std of the batch, _baseline: after r - group mean, _tokens: longer
+    answers count more in mean and std; gdpo: every reward normalised in its group, then the sum over the batch."""
+    ratio: Literal["token", "sequence", "sequence_token"] = "token"
+    """What is clipped: each token's ratio, or the answer's geometric mean (GSPO; GSPO-token)."""
+    clip: Literal["ppo", "none", "gppo", "cispo", "sapo", "geometric"] = "ppo"
+    """ppo: clipped tokens have no gradient; gppo: they keep their bound's; cispo: the clipped ratio weighs log pi;
+    sapo: a soft gate; geometric: geometric mean of clipped token ratios (GMPO); none."""
     clip_low: float = Field(0.2, ge=0)
     """Lower clip of the ratio: 1 - clip_low."""
     clip_high: float = Field(0.28, ge=0)
     """Upper clip of the ratio: 1 + clip_high (clip-higher keeps rare tokens alive)."""
+    clip_schedule: Literal["constant", "shrink"] = "constant"
+    """shrink: both bounds times prod (S - i) / S over the finished steps i of S (GuardReasoner-VL)."""
     kl_coef: float = Field(0.0, ge=0)
     """Weight of the KL to the reference model. 0 loads no reference."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Per-token estimator of that KL."""
+    kl_estimator: Literal["k1", "k2", "k3", "k1+", "k3+", "k3*"] = "k3"
+    """Per-token estimator of that KL. +: with k2's gradient, the reverse KL's. *: times the ratio, which has it too."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """reward: its sum over an answer is taken off the answer's reward, before advantages."""
+    kl_schedule: Literal["constant", "linear", "cosine", "accuracy", "adaptive"] = "constant"
+    """From kl_coef to options.kl_end: over the run, or with the share of right answers; adaptive: to keep the KL at
+    options.kl_target."""
+    off_policy: Literal[
+        "none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "geometric_mask"
+    ] = "none"
+    """Weigh by old policy / what really sampled, cut at bounds or dropped outside; costs a forward pass."""
+    options: dict[str, float] = Field(default_factory=dict)
+    """Constants that only some of these choices have: epsilon, dual, tau_positive, tau_negative, max_log_ratio, kl_end,
+    kl_target, kl_gain, weight_low, weight_high. One that is not read is refused."""
+    keep_mean: tuple[float, float] | None = None
+    """Leave out groups whose mean reward is not between these, and sample others (EasyR1's DAPO: [0.01, 0.99])."""
     updates_per_batch: int = Field(1, ge=1)
     """Optimizer steps per set of rollouts; the prompts are split evenly among them."""
     drop_constant_groups: bool = True
@@ -191,6 +226,11 @@ class GrpoConfig(Section):
     """How many more times to sample prompts for a step before it goes on with what it has."""
     mask_truncated: bool = True
     """Truncated answers count in the group's statistics but get no loss."""
+
+    def option(self, name: str) -> float:
+        """The value of a constant of `options`, given or by default."""
+        value = self.options.get(name, OPTIONS[name].default)
+        return 0.0 if value is None else value
 
 
 class TrainConfig(Section):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmreason.algorithms.advantages import has_signal
+from mmreason.algorithms.advantages import has_signal, mean_within
 from mmreason.config import RunConfig
 from mmreason.errors import GoldError
 from mmreason.rewards.base import BAD_GOLD, keep_mask
@@ -98,9 +98,9 @@ def sampling(config: RunConfig) -> SamplingParams:
 
 
 def rewards_of(groups: tuple[RolloutGroup, ...]) -> Tensor:
-    """float64 [N, G]: totals, NaN where a rollout has none."""
+    """float64 [N, G]: totals, NaN where a rollout has none. Without groups [0]."""
     rows = [[math.nan if score.total is None else score.total for score in group.scores] for group in groups]
-    return torch.tensor(rows, dtype=torch.float64).reshape(len(groups), -1)
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 def is_masked(config: RunConfig, rollout: Rollout) -> bool:
@@ -123,4 +123,6 @@ def _useful(run: Run, group: RolloutGroup) -> bool:
     masked = [is_masked(run.config, rollout) for rollout in group.rollouts]
     if not any(keep and not mask for keep, mask in zip(kept, masked, strict=True)):
         return False
-    return not run.config.grpo.drop_constant_groups or bool(has_signal(rewards_of((group,))))
+    grpo, rewards_1G = run.config.grpo, rewards_of((group,))
+    within = grpo.keep_mean is None or bool(mean_within(rewards_1G, *grpo.keep_mean))
+    return within and (not grpo.drop_constant_groups or bool(has_signal(rewards_1G)))

@@ -1,74 +1,128 @@
 """GRPO and its relatives: sample groups, score them, push answers by their advantage.
 
-What is not here: no critic, no base trainer, no branch per variant or modality. A variant is a row in
-`algorithms.ADVANTAGES`, `KL_ESTIMATORS` or `AGGREGATIONS`; media are inside the trees.
+What is not here: no critic, no base trainer, no branch per variant or modality. A variant is a row in a table of
+`algorithms`; media are inside the trees.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from mmreason.algorithms.advantages import ADVANTAGES
-from mmreason.algorithms.losses import add, kl_loss, policy_loss
+from mmreason.algorithms.advantages import ADVANTAGES, Outcomes
 from mmreason.config import RunConfig
-from mmreason.policy.policy import TokenScores
+from mmreason.rewards.combine import labels
 from mmreason.training.collect import Collected, collect, is_masked, rewards_of
+from mmreason.training.objective import kl_coefficient, kl_sums, objective_of, row_loss
 from mmreason.training.run import Run
-from mmreason.training.update import RowLoss, rows_of, update, weigh
-from mmreason.types import Batch, LossOutput, RolloutGroup, Segment, Tree
+from mmreason.training.update import rows_of, update, weigh
+from mmreason.types import Batch, Rollout, RolloutGroup, Segment, Tree
 
 
 def train_grpo(run: Run) -> None:
     """Run every remaining step."""
+    config = run.config
     for step in run.steps():
         collected = collect(run, step)
         run.check_stop()
-        trees = credit(run.config, collected.groups, advantages_of(run, collected.groups))
+        sampled = sampling_metrics(run, collected)
+        coefficient = kl_coefficient(config, step - 1, sampled, run.carried)
+        with run.timed("score"):
+            penalties_NG, kl = penalties(run, collected.groups, coefficient)
+        trees = credit(
+            collected.groups,
+            advantages_of(run, collected.groups, penalties_NG),
+            trained=lambda rollout: not is_masked(config, rollout),
+        )
         with run.timed("pack"):
             updates = [rows for rows in prepare(run, trees) if rows]
         with run.timed("score"):
-            updates = [[with_logprobs(run, row) for row in rows] for rows in updates]
+            updates = [
+                [with_logprobs(run, row, reference=config.grpo.kl_in == "loss") for row in rows] for rows in updates
+            ]
+        loss = row_loss(config, objective_of(config, step - 1), coefficient)
         with run.timed("update"):
-            changes = [update(run, rows, row_loss(run.config), run.config.rollout.temperature) for rows in updates]
+            changes = [update(run, rows, loss, config.rollout.temperature) for rows in updates]
         with run.timed("gallery"):
             run.gallery.keep(step, collected.groups, collected.left_out)
         tokens = collected.tokens + sum(row.ids.shape[0] for rows in updates for row in rows)
-        run.finish_step(step, {**sampling_metrics(run, collected), **mean(changes)}, tokens=tokens)
+        metrics = {**sampled, **kl, **mean(changes)}
+        if config.grpo.kl_coef:
+            metrics["kl_coef"] = coefficient
+        run.carried = {name: metrics[name] for name in ("kl", "kl_coef") if name in metrics}
+        run.finish_step(step, metrics, tokens=tokens)
 
 
-def advantages_of(run: Run, groups: Sequence[RolloutGroup]) -> Tensor:
-    """float64 [N, G] for this process's groups, from those of all processes: "batch" looks at them together."""
-    blank_NG = torch.zeros(0, run.config.rollout.n, dtype=torch.float64)
-    parts = run.engine.gather(rewards_of(tuple(groups)) if groups else blank_NG)
-    advantages_NG = ADVANTAGES[run.config.grpo.advantage](torch.cat(parts))
-    first = sum(len(part) for part in parts[: run.engine.rank])
+def advantages_of(run: Run, groups: Sequence[RolloutGroup], penalties_NG: Tensor) -> Tensor:
+    """float64 [N, G] for this process's groups, from those of all processes: some rows look at them together."""
+    config = run.config
+    mine = outcomes_of(config, groups)
+    parts = run.engine.gather((mine.total_NG - penalties_NG, mine.parts_NGK, mine.tokens_NG))
+    total_NG, parts_NGK, tokens_NG = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    outcomes = Outcomes(total_NG=total_NG, parts_NGK=parts_NGK, weights_K=mine.weights_K, tokens_NG=tokens_NG)
+    advantages_NG = ADVANTAGES[config.grpo.advantage](outcomes, config.grpo.option("epsilon"))
+    first = sum(len(total_NG) for total_NG, *_ in parts[: run.engine.rank])
     return advantages_NG[first : first + len(groups)]
 
 
-def credit(config: RunConfig, groups: Sequence[RolloutGroup], advantages_NG: Tensor) -> list[Tree]:
-    """Advantages onto tokens; one tree per group. Truncated answers are left out when `grpo.mask_truncated`."""
+def outcomes_of(config: RunConfig, groups: Sequence[RolloutGroup]) -> Outcomes:
+    """Totals, rewards one by one and lengths, with empty tensors of the right shapes for no groups."""
+    names = labels([reward.name for reward in config.rewards])
+    n, weights = config.rollout.n, [reward.weight for reward in config.rewards]
+    parts = [[[score.parts.get(name, math.nan) for name in names] for score in group.scores] for group in groups]
+    tokens = [[rollout.tokens for rollout in group.rollouts] for group in groups]
+    return Outcomes(
+        total_NG=rewards_of(tuple(groups)).reshape(len(groups), n),
+        parts_NGK=torch.tensor(parts, dtype=torch.float64).reshape(len(groups), n, len(names)),
+        weights_K=torch.tensor(weights, dtype=torch.float64),
+        tokens_NG=torch.tensor(tokens, dtype=torch.float64).reshape(len(groups), n),
+    )
+
+
+def penalties(run: Run, groups: Sequence[RolloutGroup], coefficient: float) -> tuple[Tensor, dict[str, float]]:
+    """float64 [N, G]: what `grpo.kl_in: reward` takes off each answer's reward, else zeros; and the metric `kl`.
+
+    Truncated answers are scored like all others: they count in their group's statistics.
+    """
+    config = run.config
+    blank_NG = torch.zeros(len(groups), config.rollout.n, dtype=torch.float64)
+    if not config.grpo.kl_coef or config.grpo.kl_in != "reward":
+        return blank_NG, {}
+    rows = rows_of(run, credit(groups, blank_NG, trained=lambda rollout: True))
+    scored = [with_logprobs(run, row, reference=True) for row in rows]
+    sums = kl_sums(scored, blank_NG.numel(), config.grpo.kl_estimator)
+    totals = run.engine.sum({"kl": float(sums.sum()), "tokens": float(sum(row.loss_mask.sum() for row in rows))})
+    return coefficient * sums.reshape(blank_NG.shape), {"kl": totals["kl"] / max(totals["tokens"], 1.0)}
+
+
+def credit(groups: Sequence[RolloutGroup], advantages_NG: Tensor, *, trained: Callable[[Rollout], bool]) -> list[Tree]:
+    """Advantages onto tokens; one tree per group, of its answers that have a score and are to be `trained` on."""
     trees = []
-    for group, advantages_G in zip(groups, advantages_NG, strict=True):
+    for place, (group, advantages_G) in enumerate(zip(groups, advantages_NG, strict=True)):
         answers: list[Segment] = []
-        for rollout, score, advantage in zip(group.rollouts, group.scores, advantages_G, strict=True):
-            if score.total is not None and not is_masked(config, rollout):
-                answers += branch(rollout.segments, float(advantage), first=1 + len(answers))
+        for index, (rollout, score) in enumerate(zip(group.rollouts, group.scores, strict=True)):
+            if score.total is not None and trained(rollout):
+                number = 1 + place * len(group.rollouts) + index
+                answers += branch(rollout.segments, float(advantages_G[index]), number, first=1 + len(answers))
         if answers:
             trees.append(Tree(id=group.sample.id, segments=(group.prompt, *answers)))
     return trees
 
 
-def branch(path: Sequence[Segment], advantage: float, *, first: int) -> list[Segment]:
-    """One rollout's path hung below the prompt (segment 0); its trained tokens carry the rollout's advantage."""
+def branch(path: Sequence[Segment], advantage: float, number: int, *, first: int) -> list[Segment]:
+    """One rollout's path hung below the prompt (segment 0).
+
+    Its trained tokens carry the rollout's advantage, and all of its tokens its number (from 1) on this process.
+    """
     hung = []
     for depth, segment in enumerate(path):
         parent = 0 if depth == 0 else first + depth - 1
-        hung.append(replace(segment, parent=parent).with_columns(advantage=segment.loss_mask.float() * advantage))
+        columns = {"advantage": segment.loss_mask.float() * advantage, "answer": torch.full(segment.ids.shape, number)}
+        hung.append(replace(segment, parent=parent).with_columns(**{name: c.float() for name, c in columns.items()}))
     return hung
 
 
@@ -85,52 +139,24 @@ def prepare(run: Run, trees: Sequence[Tree]) -> Iterator[list[Batch]]:
         yield rows_of(run, weighed) if counts.tokens else []
 
 
-def with_logprobs(run: Run, row: Batch) -> Batch:
-    """Add "logprob.old" and, with a KL term, "logprob.ref", from no-grad passes over the very same row.
+def with_logprobs(run: Run, row: Batch, *, reference: bool) -> Batch:
+    """Add "logprob.old" and, with a KL and where asked, "logprob.ref", from no-grad passes over the very same row.
 
     With top-p and top-k off the sampling log-probs ARE the old ones. With them on, sampling renormalised over a
-    smaller support, so the old ones are computed again.
+    smaller support, and with `grpo.off_policy` it is the difference that matters: then they are computed again.
     """
     columns = dict(row.columns)
     rollout, temperature = run.config.rollout, run.config.rollout.temperature
-    if rollout.top_p == 1.0 and rollout.top_k == 0:
+    if rollout.top_p == 1.0 and rollout.top_k == 0 and run.config.grpo.off_policy == "none":
         columns["logprob.old"] = columns["logprob.sampling"]
     else:
         columns["logprob.old"] = run.policy.token_scores(
             row, temperature=temperature, forward=run.engine.model, grad=False
         ).logprob
-    if run.config.grpo.kl_coef:
+    if run.config.grpo.kl_coef and reference:
         scores = run.policy.reference_scores(row, temperature=temperature, forward=run.reference)
         columns["logprob.ref"] = scores.logprob
     return replace(row, columns=columns)
-
-
-def row_loss(config: RunConfig) -> RowLoss:
-    """The loss of one row under this config."""
-    grpo = config.grpo
-
-    def loss(scores: TokenScores, row: Batch) -> LossOutput:
-        columns = {name: column.to(scores.logprob.device) for name, column in row.columns.items()}
-        out = policy_loss(
-            scores.logprob,
-            columns["logprob.old"],
-            columns["advantage"],
-            columns["weight"],
-            clip_low=grpo.clip_low,
-            clip_high=grpo.clip_high,
-        )
-        if not grpo.kl_coef:
-            return out
-        kl = kl_loss(
-            scores.logprob,
-            columns["logprob.ref"],
-            columns["weight"],
-            coefficient=grpo.kl_coef,
-            estimator=grpo.kl_estimator,
-        )
-        return add(out, kl)
-
-    return loss
 
 
 def sampling_metrics(run: Run, collected: Collected) -> dict[str, float]:

@@ -86,6 +86,8 @@ class Run:
         self.timed = Stopwatch(watch.enter)
         self.progress = Progress(config.train.steps, self.step, active=self.engine.is_main, label=config.train.method)
         self.stop_requested = False
+        self.carried: dict[str, float] = {}
+        """Numbers that a method hands from each step to the next; saved with the run."""
         self._unsaved = False
         self._announced: set[str] = set()
         if self.engine.is_main:
@@ -232,7 +234,11 @@ class Run:
 
     def _mark(self) -> None:
         """Remember the state before the next step: what `save` writes, even when that step has begun."""
-        self._before: dict[str, Any] = {"feed": self.feed.state, "random": self.engine.random_state()}
+        self._before: dict[str, Any] = {
+            "feed": self.feed.state,
+            "random": self.engine.random_state(),
+            "carried": self.carried,
+        }
 
     def _write_model(self, folder: Path) -> None:
         """The weights, and what this run is; only the main process has something to write."""
@@ -296,6 +302,7 @@ class Run:
         rank_state = checkpoint.read_state(folder, f"rank-{self.engine.rank}.json")
         self.feed.restore(rank_state["feed"])
         self.engine.set_random_state(rank_state["random"])
+        self.carried = rank_state.get("carried", {})  # checkpoints of version 0.1 have none
         self.rollouts.weight_version = self.step
         if self.engine.is_main:
             self.progress.say(f"mmreason: resumed from {folder} (step {self.step})")

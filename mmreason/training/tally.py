@@ -42,6 +42,8 @@ def tally_groups(tally: Tally, groups: Sequence[RolloutGroup]) -> None:
             tally.add("length/mean", rollout.tokens)
             tally.add("truncated", float(rollout.finish_reason == "length"))
             tally.add("reward/errors", float(score.error is not None))
+            if "correct" in score.flags:
+                tally.add("correct", float(score.flags["correct"]))
             if score.total is None:
                 continue
             tally.add("reward/mean", score.total)

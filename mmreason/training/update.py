@@ -44,7 +44,7 @@ def rows_of(run: Run, trees: Sequence[Tree]) -> list[Batch]:
 
 def _complete(row: Batch) -> Batch:
     """Zeros for missing columns (dummy trees have none); no weight where a split tree repeats a token without loss."""
-    blank = {name: torch.zeros(row.ids.shape[0]) for name in ("advantage", "logprob.sampling", "weight")}
+    blank = {name: torch.zeros(row.ids.shape[0]) for name in ("advantage", "answer", "logprob.sampling", "weight")}
     columns = {**blank, **row.columns}
     return replace(row, columns={**columns, "weight": columns["weight"] * row.loss_mask})
 

@@ -1,12 +1,19 @@
 """mmreason.config: what it takes, and that every mistake is named in one line, all of them at once."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from mmreason.config import RunConfig, build_config, inspect_config, leaf_keys, load_config
+from mmreason.algorithms.advantages import ADVANTAGES
+from mmreason.algorithms.clips import CLIP_SCHEDULES, CLIPS, Bounds
+from mmreason.algorithms.kl import KL_ESTIMATORS, KL_SCHEDULES
+from mmreason.algorithms.off_policy import CORRECTIONS
+from mmreason.algorithms.ratios import RATIOS
+from mmreason.config import GrpoConfig, RunConfig, build_config, inspect_config, leaf_keys, load_config
+from mmreason.config.grpo_options import OPTIONS
 from mmreason.errors import ConfigError
 
 GRPO = """
@@ -186,6 +193,54 @@ train: {learning_rates: {vision: 1e-5}, row_tokens: 512}
         "model.freeze",
         "rollout.max_new_tokens",
     ]
+
+
+@pytest.mark.parametrize(
+    ("grpo", "line"),
+    [
+        ("options: {tau: 1}", "grpo.options.tau: no such option; expected some of epsilon, dual,"),
+        ("options: {dual: 3}, clip: sapo", "grpo.options.dual: grpo.clip is sapo, which does not read it; drop this"),
+        ("options: {weight_high: 3}", "grpo.options.weight_high: grpo.off_policy is none, which does not read it"),
+        ("options: {epsilon: 0}", "grpo.options.epsilon: 0.0, expected more than 0"),
+        ("options: {dual: 1.2}", "grpo.options.dual: 1.2, expected more than 1 + grpo.clip_high (1.28)"),
+        ("off_policy: token_mask, options: {weight_low: 2}", "grpo.options.weight_low: 2.0, expected less than"),
+        ("kl_coef: 0.1, kl_schedule: linear", "grpo.options.kl_end: missing; grpo.kl_schedule is linear and needs it"),
+        ("kl_coef: 0.1, kl_schedule: adaptive", "grpo.options.kl_target: missing; grpo.kl_schedule is adaptive"),
+        ("kl_schedule: linear, options: {kl_end: 0}", "grpo.kl_schedule: linear, but grpo.kl_coef is 0"),
+        ("kl_in: reward", "grpo.kl_in: reward, but grpo.kl_coef is 0"),
+        ("kl_in: reward, kl_coef: 0.1, kl_estimator: k3+", "grpo.kl_estimator: k3+ chooses a gradient"),
+        ("kl_in: reward, kl_coef: 0.1, kl_estimator: k1, advantage: gdpo", "grpo.kl_in: reward, but grpo.advantage"),
+        ("clip: geometric, ratio: sequence", "grpo.ratio: sequence, but grpo.clip geometric clips tokens"),
+        ("clip: sapo, clip_schedule: shrink", "grpo.clip_schedule: shrink, but grpo.clip sapo has no bounds"),
+        ("keep_mean: [0.9, 0.1]", "grpo.keep_mean: [0.9, 0.1], expected the lower bound first"),
+        ("advantage: gdpo}\nscoring: {combine: product", "scoring.combine: product, but grpo.advantage gdpo sums"),
+    ],
+)
+def test_algorithms_that_cannot_be(tmp_path: Path, grpo: str, line: str) -> None:
+    (found,) = mistakes(tmp_path, GRPO + f"grpo: {{{grpo}}}\n")
+    assert found.startswith(line)
+
+
+def test_names_of_algorithms_are_those_of_the_tables() -> None:
+    """Every choice of the config is a row, every row a choice; every option is read by choices that exist."""
+    tables: dict[str, Iterable[str]] = {
+        "advantage": ADVANTAGES,
+        "ratio": RATIOS,
+        "clip": CLIPS,
+        "clip_schedule": CLIP_SCHEDULES,
+        "kl_estimator": KL_ESTIMATORS,
+        "kl_schedule": KL_SCHEDULES,
+        "off_policy": ["none", *CORRECTIONS],
+    }
+    for key, rows in tables.items():
+        assert set(get_args(GrpoConfig.model_fields[key].annotation)) == set(rows), key
+    for name, option in OPTIONS.items():
+        assert set(option.read_by) <= set(tables[option.key])
+        assert name in (GrpoConfig.model_fields["options"].description or "")
+    bounds, grpo = Bounds(), GrpoConfig()
+    assert (bounds.low, bounds.high) == (grpo.clip_low, grpo.clip_high)
+    for name in ("dual", "tau_positive", "tau_negative", "max_log_ratio"):
+        assert getattr(bounds, name) == grpo.option(name)
 
 
 def test_a_wrong_value_does_not_hide_the_impossible_combinations(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""The constants that some variants of `grpo` have and others do not: keys of `grpo.options`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """Example: SAPO's temperature: `Option(key="clip", read_by=("sapo",), default=1.0, above=0.0, help="...")`"""
+
+    key: str
+    """The key of `grpo` whose value decides whether this one is read."""
+    read_by: tuple[str, ...]
+    """Values of that key which read it."""
+    default: float | None
+    """None: must be given."""
+    above: float
+    """Values must be larger than this."""
+    help: str
+
+
+DEVIATIONS = (
+    "group",
+    "batch",
+    "reinforce_pp",
+    "reinforce_pp_tokens",
+    "reinforce_pp_baseline",
+    "reinforce_pp_baseline_tokens",
+    "gdpo",
+)
+WEIGHTS = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "geometric_mask")
+INFINITE = float("inf")
+
+OPTIONS: dict[str, Option] = {
+    "epsilon": Option(
+        key="advantage",
+        read_by=DEVIATIONS,
+        default=1e-4,
+        above=0.0,
+        help="added to a deviation before dividing by it (verl: 1e-6)",
+    ),
+    "dual": Option(
+        key="clip",
+        read_by=("ppo", "gppo"),
+        default=INFINITE,
+        above=1.0,
+        help="with a negative advantage the loss is at most dual x |A| (verl, EasyR1: 3)",
+    ),
+    "tau_positive": Option(
+        key="clip", read_by=("sapo",), default=1.0, above=0.0, help="SAPO's temperature for advantages over 0"
+    ),
+    "tau_negative": Option(
+        key="clip", read_by=("sapo",), default=1.05, above=0.0, help="SAPO's temperature for the others"
+    ),
+    "max_log_ratio": Option(
+        key="clip",
+        read_by=("ppo", "none", "gppo", "cispo", "sapo", "geometric"),
+        default=20.0,
+        above=0.0,
+        help="log-ratios of the policy are cut to +-this before exp() (EasyR1, GSPO in verl: 10)",
+    ),
+    "kl_end": Option(
+        key="kl_schedule",
+        read_by=("linear", "cosine", "accuracy"),
+        default=None,
+        above=-1e-300,
+        help="the coefficient that the schedule ends with",
+    ),
+    "kl_target": Option(
+        key="kl_schedule", read_by=("adaptive",), default=None, above=0.0, help="KL per token to keep to"
+    ),
+    "kl_gain": Option(
+        key="kl_schedule",
+        read_by=("adaptive",),
+        default=0.1,
+        above=0.0,
+        help="share of the (clipped) relative error by which the coefficient moves in a step",
+    ),
+    "weight_low": Option(
+        key="off_policy", read_by=WEIGHTS, default=0.0, above=-1e-300, help="lower bound of off-policy weights"
+    ),
+    "weight_high": Option(
+        key="off_policy", read_by=WEIGHTS, default=2.0, above=0.0, help="upper bound of off-policy weights (TRL: 3)"
+    ),
+}
