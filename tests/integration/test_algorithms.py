@@ -22,7 +22,7 @@ TRAIN = {"steps": 2, "prompts_per_step": 2, "save_every": 100}
 SHORT = {"n": 4, "max_new_tokens": 8}
 
 
-def _train(folder: Path, model: Path, data: DemoFiles, /, **sections: dict[str, Any]) -> list[dict[str, Any]]:
+def _train(folder: Path, model: Path, data: DemoFiles, /, **sections: Any) -> list[dict[str, Any]]:
     values = config(folder, model, data, "grpo", **{"train": TRAIN, "rollout": SHORT, **sections})
     run(build_config(values, "test"))
     return metrics(folder)
