@@ -1,8 +1,9 @@
 """Per-token estimators of KL(policy || reference) from samples of the policy, and the coefficient's way over a run.
 
 x = log ref - log policy. Schulman 2020, "Approximating KL divergence". As a loss their gradients differ: k1's has
-expectation 0, k2's is the reverse KL's, k3's is E[(1 - e^x) grad log pi], that of the FORWARD KL near x = 0 (right
-to first order only). Inside the reward it is the value that counts, and only k1 gives the reverse KL's gradient.
+expectation 0, k2's is that of KL(policy || reference) at every token, k3's that of the FORWARD KL(reference || policy).
+All of them take the tokens before as given; only k1 inside the reward also counts how they came about
+(tests/unit/algorithms/test_oracle.py shows each of these by enumeration).
 """
 
 from __future__ import annotations
