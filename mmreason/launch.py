@@ -36,10 +36,21 @@ def main(argv: Sequence[str]) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     arguments: argparse.Namespace = run.parse_args(list(argv))  # type: ignore[no-untyped-call]
     try:
-        return _start(arguments)
+        return _start_again(arguments)
     except ConfigError as error:
         print(f"mmreason: {error}", file=sys.stderr)
         return 2
+
+
+def _start_again(arguments: argparse.Namespace) -> int:
+    """`--max-restarts`, each with a new rendezvous: torchrun's own meet in a store that still has the old addresses."""
+    restarts, arguments.max_restarts = arguments.max_restarts, 0
+    for attempt in range(1, restarts + 1):
+        status = _start(arguments)
+        if status in (0, 2, 128 + signal.SIGTERM, 128 + signal.SIGINT):  # done, a user's mistake, or told to stop
+            return status
+        print(f"\nmmreason: all processes are started again ({attempt} of {restarts})", file=sys.stderr)
+    return _start(arguments)
 
 
 def _start(arguments: argparse.Namespace) -> int:

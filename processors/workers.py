@@ -149,6 +149,7 @@ class _Worker:
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
             pass_fds=[theirs.fileno()],
+            start_new_session=True,  # a launcher's SIGTERM goes to the process group; what was begun is finished
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
         theirs.close()

@@ -10,7 +10,7 @@
 #     MASTER_ADDR   name or address of the first machine, as the others reach it
 #     MASTER_PORT   a free port there (default: 29500)
 #     WAIT_S        seconds to wait for the other machines (default: 300)
-#     PROCESSES, DEEPSPEED, SAVE_S, PYTHON   as in one_node.sh
+#     PROCESSES, DEEPSPEED, RESTARTS, SAVE_S, PYTHON   as in one_node.sh
 set -euo pipefail
 
 fail() { echo "mmreason: $*" >&2; exit 2; }
@@ -32,4 +32,4 @@ fi
 
 exec "$PYTHON" -m mmreason.launch --nnodes "$NODES" --node-rank "$NODE_RANK" --nproc-per-node "${PROCESSES:-gpu}" \
   --master-addr "$MASTER_ADDR" --master-port "${MASTER_PORT:-29500}" --rdzv-conf "timeout=${WAIT_S:-300}" \
-  --shutdown-timeout "${SAVE_S:-600}" -m mmreason.cli train "$@"
+  --max-restarts "${RESTARTS:-0}" --shutdown-timeout "${SAVE_S:-600}" -m mmreason.cli train "$@"

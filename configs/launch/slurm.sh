@@ -7,7 +7,7 @@
 # From the environment, or by `sbatch --export=ALL,NAME=VALUE`:
 #     MASTER_PORT   a free port of the first machine (default: made from the job's number)
 #     LAUNCH_DIR    folder of these scripts (default: configs/launch below the folder sbatch was called in)
-#     WAIT_S, PROCESSES, DEEPSPEED, SAVE_S, PYTHON   as in nodes.sh; SAVE_S here defaults to 270
+#     WAIT_S, PROCESSES, DEEPSPEED, RESTARTS, SAVE_S, PYTHON   as in nodes.sh; SAVE_S here defaults to 270
 #
 #SBATCH --job-name=mmreason
 #SBATCH --nodes=2
@@ -34,6 +34,6 @@ MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" 2>/dev/null | head -
 export MASTER_ADDR=${MASTER_ADDR:-$(sed -E 's/\[([0-9]+)[^]]*\]/\1/; s/,.*//' <<<"$SLURM_JOB_NODELIST")}
 export LAUNCH_SCRIPT=$scripts/nodes.sh
 
-# --kill-on-bad-exit: where one launcher fails, none waits for it. $SLURM_NODEID is each task's own.
+# --kill-on-bad-exit: where one launcher fails, none waits for it (unless they are to start again). $SLURM_NODEID is each task's own.
 # shellcheck disable=SC2016
-exec srun --kill-on-bad-exit=1 bash -c 'NODE_RANK=$SLURM_NODEID exec bash "$LAUNCH_SCRIPT" "$@"' nodes.sh "$@"
+exec srun --kill-on-bad-exit=$((${RESTARTS:-0} == 0)) bash -c 'NODE_RANK=$SLURM_NODEID exec bash "$LAUNCH_SCRIPT" "$@"' nodes.sh "$@"

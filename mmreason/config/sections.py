@@ -260,7 +260,7 @@ class TrainConfig(Section):
     """Arithmetic of forward and backward; the weights stay in model.dtype."""
     deepspeed: str | None = None
     """DeepSpeed JSON (configs/deepspeed/). Needs the `train` extra."""
-    timeout_s: float = Field(3600.0, gt=0)
+    timeout_s: float = Field(7200.0, gt=0)
     """With several processes: a stage of a step (sampling, update, saving, ...) that takes longer ends the run."""
     save_every: int = Field(100, ge=1)
     """Steps between checkpoints."""

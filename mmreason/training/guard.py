@@ -11,18 +11,21 @@ import select
 import signal
 import sys
 
+END = "end"
+"""The line after which nobody is watched any more."""
+
 
 def main(patience_s: int, name: str) -> None:
-    """Read lines until the input ends. Whole seconds are counted, so that a machine that slept costs no process."""
+    """Read lines until END or the input's end. Seconds are counted: a machine that slept costs no process."""
     parent, place, silent = os.getppid(), "", 0
     while silent < patience_s:
         if not select.select([0], [], [], 1.0)[0]:
             silent += 1
             continue
         data = os.read(0, 65536)
-        if not data:
-            return
         silent, place = 0, data.decode(errors="replace").strip().rpartition("\n")[2]
+        if place in ("", END):
+            return
     if os.getppid() == parent:
         os.write(2, f"\nmmreason: {name} stood still for {patience_s} s in {place}; it is ended\n".encode())
         os.kill(parent, signal.SIGKILL)

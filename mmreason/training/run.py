@@ -313,8 +313,9 @@ def require_same(folder: Path, mine: Mapping[str, Any]) -> None:
     stored = checkpoint.read_state(folder)
     for key, value in mine.items():
         if stored[key] != value:
+            name = "number of processes" if key == "world" else key
             raise CheckpointError(
-                f"{folder}: was written with {key} {stored[key]!r}, this run has {value!r}; "
+                f"{folder}: was written with {name} {stored[key]!r}, this run has {value!r}; "
                 "use the same setting, or a new run_dir"
             )
 

@@ -24,7 +24,6 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -33,6 +32,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from mmreason.errors import ConfigError, MMReasonError
+from mmreason.training import guard
 
 LOST_S = 30
 """A process that was not heard of for so long is given up."""
@@ -46,7 +46,7 @@ PAUSE_S = 2
 """Time to find out, after SIGTERM, that a process has died, and to read the verdict."""
 EXIT_STATUS = 3
 """Of a process that ended because another one failed."""
-GOES_ON = "all processes stop; the same command goes on from the last checkpoint"
+GOES_ON = "all processes stop; the same command goes on"
 _VERDICT = "verdict"
 
 
@@ -127,9 +127,9 @@ class PeerWatch(Watch):
 
     def __enter__(self) -> PeerWatch:
         name = f"rank {self.rank} ({self._me['host']})"
-        guard = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py")), str(GUARD_S), name]
+        command = [sys.executable, "-I", "-S", guard.__file__, str(GUARD_S), name]
         # In a session of its own: signals for the process group of this process are not for it.
-        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
+        self._guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         # Until the run has handlers of its own, and after: a launcher that lost a process sends SIGTERM to the others,
         # which must live long enough to say which one.
         if threading.current_thread() is threading.main_thread():
@@ -196,9 +196,13 @@ class PeerWatch(Watch):
         self._here = (place, since) if place == self.place else (self.place, self._beats)
         beat = {**self._me, "place": self.place, "beat": self._beats, "done": done}
         self._store.set(_key(self.rank), json.dumps(beat))
+        self._reassure(self.place)
+
+    def _reassure(self, line: str) -> None:
+        """A line for the guard."""
         with contextlib.suppress(OSError):  # a guard that somebody killed is not worth a run
             assert self._guard.stdin is not None
-            os.write(self._guard.stdin.fileno(), f"{self.place}\n".encode())
+            os.write(self._guard.stdin.fileno(), f"{line}\n".encode())
 
     def _posted(self) -> dict[str, Any] | None:
         return json.loads(self._store.get(_VERDICT)) if self._store.check([_VERDICT]) else None
@@ -292,9 +296,11 @@ class PeerWatch(Watch):
             if self._signal is not None:
                 self._say_signal()
             self._beat(done=done)
+        self._reassure(guard.END)
         assert self._guard.stdin is not None
         self._guard.stdin.close()
-        self._guard.wait(10)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._guard.wait(10)
 
 
 def _key(rank: int) -> str:

@@ -24,7 +24,7 @@ from tests.integration.launched import SCRIPTS, ZERO, ended, free_port, launch, 
 from tests.integration.runs import config, metrics, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]  # two of these at once would starve
-END = "; all processes stop; the same command goes on from the last checkpoint"
+END = "; all processes stop; the same command goes on"
 GONE = r"rank 1 \(.+\) is gone, its process ended in stage \w+ of step \d+" + END
 SILENT = r"rank 1 \(.+\) stopped answering in stage \w+ of step \d+, 30 s ago" + END
 

@@ -1,4 +1,8 @@
-"""Two processes, with DDP and with DeepSpeed ZeRO-2 and ZeRO-3, train what one process trains."""
+"""Two processes, with DDP and with DeepSpeed ZeRO-2 and ZeRO-3, train what one process trains.
+
+One of the two has text only, the other one video and audio only, in every step. Each strategy starts one group of
+processes, which makes all runs one after the other (strategies.py).
+"""
 
 from __future__ import annotations
 
@@ -10,94 +14,189 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-import yaml
+from safetensors.torch import load_file
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
+from mmreason.config import build_config
 from mmreason.demo.media import DemoFiles, write_demo_data
-from tests.integration.runs import config, finish, metrics, start, tensors_of, weights
+from mmreason.errors import CheckpointError
+from mmreason.training import open_run
+from tests.integration.launched import ROOT, ZERO
+from tests.integration.runs import config, metrics, tensors_of, weights
 
-ZERO = Path(__file__).parents[2] / "configs" / "deepspeed"
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]  # two of these at once would starve
-
-
-def _values(folder: Path, model: Path, data: DemoFiles, method: str, **train: Any) -> dict[str, Any]:
-    values = config(folder / "run", model, data, method, train={"prompts_per_step": 6, "save_every": 2, **train})
-    values["grpo"]["kl_coef"] = 0.1 if method == "grpo" else 0.0
-    return values
-
-
-def _by_two(values: dict[str, Any], folder: Path, *, timeout: float = 500) -> str:
-    """The run as two processes; their output."""
-    (folder / "run.yaml").write_text(yaml.safe_dump(values))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    process = subprocess.Popen(
-        [*command, "-m", "mmreason.cli", "train", "run.yaml"],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return finish(process, timeout=timeout)
+STAGES = {"ddp": None, "zero2": 2, "zero3": 3}
+STEPS, PROMPTS, SEED = 3, 4, 3
+CASES: dict[str, dict[str, Any]] = {
+    "full": {},
+    "frozen": {"freeze": ["vision", "audio"]},
+    "checkpointing": {"gradient_checkpointing": True},
+    "lora": {"lora": {"rank": 4}},
+    "lora_checkpointing": {"lora": {"rank": 4}, "gradient_checkpointing": True},
+}
+"""Settings of the model that must not change what is learnt."""
 
 
 @pytest.fixture(scope="module")
-def mostly_text(tmp_path_factory: pytest.TempPathFactory) -> DemoFiles:
-    """Demonstrations for one epoch of which few have media: in most steps some process has none, or other ones."""
-    data = write_demo_data(tmp_path_factory.mktemp("mostly-text"), seed=9, train=1, eval=1, sft=80, choices=10)
+def text_and_media(tmp_path_factory: pytest.TempPathFactory) -> DemoFiles:
+    """Demonstrations in such an order that of two processes the first has text only, the second video and audio."""
+    data = write_demo_data(tmp_path_factory.mktemp("text-and-media"), seed=9, train=1, eval=1, sft=80, choices=10)
     rows = [json.loads(line) for line in data.sft.read_text().splitlines()]
-    text = [row for row in rows if row["source"] in ("compare", "parity")]
-    media = [row for row in rows if row["source"] in ("colour", "pitch", "motion")]
-    data.sft.write_text("".join(json.dumps(row) + "\n" for row in [*text[:18], *media[:6]]))
+    of = {name: iter([row for row in rows if row["source"] == name]) for name in ("compare", "motion", "pitch")}
+    share = [of["compare"], of["motion"], of["compare"], of["pitch"]] * STEPS
+    placed: list[Any] = [None] * len(share)
+    for place, source in zip(np.random.default_rng([SEED, 0]).permutation(len(share)), share, strict=True):
+        placed[place] = next(source)
+    data.sft.write_text("".join(json.dumps(row) + "\n" for row in placed))
     return data
 
 
+def _cases(folder: Path, model: Path, data: DemoFiles, deepspeed: Path | None) -> dict[str, dict[str, Any]]:
+    """Configs of all runs. "half" stops early, "resumed" goes on in its folder."""
+
+    def values(name: str, method: str = "sft", model_settings: Any = None, **train: Any) -> dict[str, Any]:
+        settings = {"steps": STEPS, "prompts_per_step": PROMPTS, "learning_rate": 1e-4, "save_every": 100, **train}
+        settings["deepspeed"] = None if deepspeed is None else str(deepspeed)
+        made = config(folder / name, model, data, method, train=settings, model=model_settings or {})
+        return {**made, "seed": SEED, "data": {"train": [{"path": str(data.sft)}]}}
+
+    cases = {name: values(name, model_settings=settings) for name, settings in CASES.items()}
+    cases["half"] = values("resumed", steps=2)
+    cases["resumed"] = values("resumed")
+    cases["bf16"] = values("bf16", precision="bf16")
+    cases["grpo"] = values("grpo", "grpo", steps=2)
+    cases["grpo"]["grpo"]["kl_coef"] = 0.1
+    cases["grpo"]["rollout"] = {"n": 4, "max_new_tokens": 40, "stop": ["e", "a"]}
+    return cases
+
+
+def _deepspeed(stage: int | None, folder: Path) -> Path | None:
+    """The shipped config, but ZeRO-3 gathers and releases every parameter for every use, as it does those of size."""
+    if stage is None:
+        return None
+    settings = json.loads((ZERO / f"zero{stage}.json").read_text())
+    if stage == 3:
+        names = ("stage3_param_persistence_threshold", "stage3_max_live_parameters", "stage3_max_reuse_distance")
+        settings["zero_optimization"] |= dict.fromkeys(names, 0)
+    file = folder / "deepspeed.json"
+    file.write_text(json.dumps(settings))
+    return file
+
+
+def _run(folder: Path, cases: dict[str, Any], *launcher: str) -> Path:
+    (folder / "cases.json").write_text(json.dumps(cases))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    command = [sys.executable, "-m", *launcher, "tests.integration.strategies", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
 @pytest.fixture(scope="module")
-def alone(tiny_omni: Path, mostly_text: DemoFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(tiny_omni: Path, text_and_media: DemoFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All runs with one process."""
     folder = tmp_path_factory.mktemp("alone")
-    finish(start(_values(folder, tiny_omni, mostly_text, "sft"), folder))
-    return folder / "run"
+    return _run(folder, _cases(folder, tiny_omni, text_and_media, None))
+
+
+@pytest.fixture(scope="module", params=STAGES)
+def pair(
+    request: pytest.FixtureRequest, tiny_omni: Path, text_and_media: DemoFiles, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """A strategy, and the folder of all runs with two processes under it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    cases = _cases(folder, tiny_omni, text_and_media, _deepspeed(STAGES[request.param], folder))
+    return request.param, _run(folder, cases, "mmreason.launch", "--standalone", "--nproc-per-node", "2", "-m")
+
+
+def _facts(folder: Path) -> list[dict[str, dict[str, Any]]]:
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def _apart(mine: list[dict[str, Any]], theirs: list[dict[str, Any]], name: str) -> float:
+    """The largest relative difference of a metric over all steps."""
+    pairs = [(float(line[name]), float(other[name])) for line, other in zip(mine, theirs, strict=True)]
+    return max(abs(one - other) / abs(other) for one, other in pairs)
 
 
 def _distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
     return math.sqrt(sum(float((first[name] - second[name]).square().sum()) for name in first))
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("zero", [None, "zero2.json", "zero3.json"])
-def test_sft_is_what_one_process_does(
-    zero: str | None, alone: Path, tiny_omni: Path, mostly_text: DemoFiles, tmp_path: Path
-) -> None:
-    deepspeed = str(ZERO / zero) if zero else None
-    data = mostly_text
-    # Stopped half-way and resumed, so that what is saved between processes is tested as well.
-    _by_two(_values(tmp_path, tiny_omni, data, "sft", deepspeed=deepspeed, steps=2, schedule="constant"), tmp_path)
-    for leftover in (tmp_path / "run/model").iterdir():
-        leftover.unlink()
-    (tmp_path / "run/model").rmdir()
-    output = _by_two(_values(tmp_path, tiny_omni, data, "sft", deepspeed=deepspeed), tmp_path)
-    assert "resumed from" in output
-    mine, theirs = metrics(tmp_path / "run"), metrics(alone)
-    for name in ("nll", "grad_norm"):
-        assert [line[name] for line in mine] == pytest.approx([line[name] for line in theirs], rel=1e-3), name
-    ours, other = weights(tmp_path / "run"), weights(alone)
+@pytest.mark.timeout(1800)  # the first test of a strategy waits for all its runs
+def test_processes_are_what_they_should_be(pair: tuple[str, Path]) -> None:
+    strategy, folder = pair
+    stage = STAGES[strategy]
+    text, media = _facts(folder)
+    for name in [*CASES, "half", "resumed", "bf16", "grpo"]:
+        for facts in (text[name], media[name]):
+            assert facts["world"] == 2
+            assert facts["deepspeed"] == (stage is not None)
+            assert facts["stage"] == stage
+            assert facts["split"] == (stage == 3)
+            assert facts["said"] == ("DDP" if stage is None else f"DeepSpeed ZeRO-{stage}") + ", 2 processes"
+        assert all(kinds == [] for kinds in text[name]["kinds"])
+        assert all(kinds == ["audio", "video"] for kinds in media[name]["kinds"])
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("case", [*CASES, "resumed"])
+def test_every_step_is_what_one_process_does(case: str, pair: tuple[str, Path], alone: Path, tiny_omni: Path) -> None:
+    mine, theirs = metrics(pair[1] / case), metrics(alone / case)
+    assert len(mine) == len(theirs) == STEPS
+    apart = {name: _apart(mine, theirs, name) for name in ("loss", "nll", "grad_norm")}
+    print(f"{pair[0]:6} {case:19}", *(f"{name} {value:.1e}" for name, value in apart.items()))
+    assert max(apart.values()) < 1e-4
+    ours, other = weights(pair[1] / case), weights(alone / case)
     assert ours.keys() == other.keys()
     way = _distance(other, tensors_of(tiny_omni))
+    assert way > 0
     assert _distance(ours, other) < 0.15 * way, "more than Adam makes of the noise in gradients that are nearly zero"
-    Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path / "run/model")
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("zero", [None, "zero3.json"])
-def test_grpo_on_all_modalities(zero: str | None, tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
-    deepspeed = str(ZERO / zero) if zero else None
-    _by_two(_values(tmp_path, tiny_omni, demo_data, "grpo", deepspeed=deepspeed, steps=2), tmp_path)
-    steps = metrics(tmp_path / "run")
+@pytest.mark.timeout(1800)
+def test_resumed_is_never_stopped_bit_for_bit(pair: tuple[str, Path]) -> None:
+    whole, resumed = weights(pair[1] / "full"), weights(pair[1] / "resumed")
+    assert not [name for name in whole if not torch.equal(whole[name], resumed[name])]
+    losses = [[line["loss"] for line in metrics(pair[1] / name)] for name in ("full", "resumed")]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.timeout(1800)
+def test_another_number_of_processes_is_refused(
+    pair: tuple[str, Path], tiny_omni: Path, text_and_media: DemoFiles
+) -> None:
+    values = _cases(pair[1], tiny_omni, text_and_media, None)["resumed"]
+    with pytest.raises(CheckpointError, match="written with number of processes 2, this run has 1; use the same"):
+        open_run(build_config(values))
+
+
+@pytest.mark.timeout(1800)
+def test_bf16_is_close(pair: tuple[str, Path], alone: Path) -> None:
+    nll = [line["nll"] for line in metrics(pair[1] / "bf16")]
+    assert nll == pytest.approx([line["nll"] for line in metrics(alone / "full")], rel=0.02)
+    assert all(math.isfinite(line["grad_norm"]) for line in metrics(pair[1] / "bf16"))
+
+
+@pytest.mark.timeout(1800)
+def test_what_was_saved_opens_and_is_what_was_trained(pair: tuple[str, Path]) -> None:
+    opened = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(pair[1] / "full/model").state_dict()
+    trained = load_file(pair[1] / "full/memory.st")
+    assert opened.keys() == trained.keys()
+    assert not [name for name in trained if not torch.equal(opened[name], trained[name])]
+
+
+@pytest.mark.timeout(1800)
+def test_grpo_with_answers_of_other_lengths(pair: tuple[str, Path]) -> None:
+    text, media = (facts["grpo"]["lengths"] for facts in _facts(pair[1]))
+    assert len(text) == len(media) == 2
+    assert text != media, "processes decode different numbers of tokens"
+    steps = metrics(pair[1] / "grpo")
     assert [line["step"] for line in steps] == [1, 2]
     assert steps[0]["ratio"] == pytest.approx(1, abs=1e-4)
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-4)
-    assert steps[0]["groups/sampled"] == 6
-    assert len(list((tmp_path / "run/tensorboard").glob("events.*"))) == 1, "one process tracks"
+    assert steps[0]["groups/sampled"] == PROMPTS
+    assert len(list((pair[1] / "grpo/tensorboard").glob("events.*"))) == 1, "one process tracks"
