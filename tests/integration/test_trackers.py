@@ -50,10 +50,11 @@ def numbers(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def tensorboard(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    """The same, as tensorboard reads its files."""
+    """The same, as tensorboard reads its files; it keeps the names of numbers whose steps were purged."""
     files = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0})
     files.Reload()
-    return {tag: [(event.step, event.value) for event in files.Scalars(tag)] for tag in files.Tags()["scalars"]}
+    found = {tag: [(event.step, event.value) for event in files.Scalars(tag)] for tag in files.Tags()["scalars"]}
+    return {tag: events for tag, events in found.items() if events}
 
 
 def same(found: dict[str, list[tuple[int, float]]], expected: dict[str, list[tuple[int, float]]]) -> None:
