@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmreason.algorithms.disco import contrast
+
 EPSILON = 1e-4
 """Added to a deviation before dividing (TRL's and Video-R1's constant; verl has 1e-6)."""
 
@@ -138,6 +140,7 @@ ADVANTAGES: dict[str, Callable[[Outcomes, float], Tensor]] = {
     "reinforce_pp_baseline_tokens": lambda outcomes, epsilon: reinforce_pp_baseline(
         outcomes.total_NG, outcomes.tokens_NG, epsilon
     ),
+    "contrast": lambda outcomes, epsilon: contrast(outcomes.total_NG),
     "gdpo": lambda outcomes, epsilon: gdpo(outcomes.parts_NGK, outcomes.weights_K, epsilon),
 }
 

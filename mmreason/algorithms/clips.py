@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmreason.algorithms.disco import drift, hardness
 from mmreason.algorithms.ratios import MAX_LOG_RATIO, Tokens
 
 
@@ -28,6 +29,11 @@ class Bounds:
     """With a negative advantage the loss is at most dual x |A| (Ye et al. 2020 have 3)."""
     tau_positive: float = 1.0
     tau_negative: float = 1.05
+    tau: float = 10.0
+    """DisCO's temperature: 10 with log-probs as scores, 1 with ratios."""
+    drift_beta: float = 1e3
+    drift_delta: float = 1e-4
+    """DisCO's bound on the KL to the old policy, and the price of being over it."""
     max_log_ratio: float = MAX_LOG_RATIO
     """Log-ratios are cut to +-this before exp()."""
 
@@ -114,6 +120,24 @@ def geometric(log_ratio: Tensor, tokens: Tokens, bounds: Bounds) -> Surrogate:
     return Surrogate(value=value, ratio=gap.exp(), low=low, high=high)
 
 
+def disco_b(log_ratio: Tensor, tokens: Tokens, bounds: Bounds) -> Surrogate:
+    """A log pi, without a ratio, minus the price of drift: DisCO-b (logL), with `contrast` and sequence_mean."""
+    return _disco(log_ratio, tokens.advantage * tokens.logprob, tokens, bounds)
+
+
+def disco(log_ratio: Tensor, tokens: Tokens, bounds: Bounds) -> Surrogate:
+    """`disco_b`, wrong answers weighed by |W| softmax(s / tau), s their mean log pi: DisCO (logL)."""
+    weight = hardness(tokens.mean(tokens.logprob), tokens, bounds.tau)
+    return _disco(log_ratio, weight * tokens.advantage * tokens.logprob, tokens, bounds)
+
+
+def disco_ratio(log_ratio: Tensor, tokens: Tokens, bounds: Bounds) -> Surrogate:
+    """The same with scores s = mean rho: DisCO (Lratio), as the paper has it; their code's dispatch of it fails."""
+    ratio = _ratio(log_ratio, bounds)
+    weight = hardness(tokens.mean(ratio), tokens, bounds.tau)
+    return _disco(log_ratio, weight * tokens.advantage * ratio, tokens, bounds)
+
+
 CLIPS: dict[str, Callable[[Tensor, Tokens, Bounds], Surrogate]] = {
     "none": none,
     "ppo": ppo,
@@ -121,7 +145,13 @@ CLIPS: dict[str, Callable[[Tensor, Tokens, Bounds], Surrogate]] = {
     "cispo": cispo,
     "sapo": sapo,
     "geometric": geometric,
+    "disco_b": disco_b,
+    "disco": disco,
+    "disco_ratio": disco_ratio,
 }
+
+WHOLE_GROUPS = ("disco", "disco_ratio")
+"""These compare the answers of a group with each other: all of them must be in one row."""
 
 
 def constant(finished: int, steps: int) -> float:
@@ -143,6 +173,13 @@ CLIP_SCHEDULES: dict[str, Callable[[int, int], float]] = {"constant": constant, 
 
 def _ratio(log_ratio: Tensor, bounds: Bounds) -> Tensor:
     return log_ratio.clamp(-bounds.max_log_ratio, bounds.max_log_ratio).exp()
+
+
+def _disco(log_ratio: Tensor, push: Tensor, tokens: Tokens, bounds: Bounds) -> Surrogate:
+    price = drift(tokens, bounds.drift_beta, bounds.drift_delta)
+    bounded = (price > 0).expand_as(push)
+    value = push - price * (tokens.old - tokens.logprob)
+    return Surrogate(value=value, ratio=_ratio(log_ratio, bounds), low=torch.zeros_like(bounded), high=bounded)
 
 
 def _pessimistic(ratio: Tensor, clipped: Tensor, tokens: Tokens, bounds: Bounds) -> Surrogate:

@@ -16,7 +16,7 @@ class Tokens:
     """What a loss sees of one packed row: [T] each. Tokens with weight 0 are not trained on.
 
     Example: two answers of one token: `Tokens(logprob=[-1., -2.], old=[-1., -2.], advantage=[1., -1.],
-    weight=[.5, .5], answer=[1, 2])`
+    weight=[.5, .5], answer=[1, 2], group=[1, 1])`
     """
 
     logprob: Tensor
@@ -28,6 +28,8 @@ class Tokens:
     """Share of the token in the step's loss; see `aggregation`."""
     answer: Tensor
     """int64: number of the answer that a token belongs to; any number where the weight is 0."""
+    group: Tensor
+    """int64: number of the question that the answer is to."""
 
     def sum(self, values: Tensor) -> Tensor:
         """[T]: every token gets the sum of `values` over the trained tokens of its answer."""

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mmreason.config.grpo_options import OPTIONS
+from mmreason.config.grpo_options import DISCO, OPTIONS
 
 if TYPE_CHECKING:
     from mmreason.config import RunConfig
@@ -121,8 +121,23 @@ def _clip_suits_its_ratio(config: RunConfig) -> Iterator[str]:
     grpo = config.grpo
     if grpo.clip == "geometric" and grpo.ratio != "token":
         yield f"grpo.ratio: {grpo.ratio}, but grpo.clip geometric clips tokens before it takes their mean; use token"
-    if grpo.clip_schedule != "constant" and grpo.clip in ("none", "sapo"):
+    if grpo.clip_schedule != "constant" and grpo.clip in ("none", "sapo", *DISCO):
         yield f"grpo.clip_schedule: {grpo.clip_schedule}, but grpo.clip {grpo.clip} has no bounds to move"
+
+
+def _disco_is_whole(config: RunConfig) -> Iterator[str]:
+    grpo, train = config.grpo, config.train
+    if grpo.clip not in DISCO:
+        return
+    for key, value, needed in (
+        ("grpo.advantage", grpo.advantage, "contrast"),
+        ("train.aggregation", train.aggregation, "sequence_mean"),
+        ("grpo.ratio", grpo.ratio, "token"),
+        ("grpo.off_policy", grpo.off_policy, "none"),
+        ("grpo.mask_truncated", grpo.mask_truncated, False),  # every answer counts in the means
+    ):
+        if value != needed:
+            yield f"{key}: {value}, but grpo.clip {grpo.clip} needs {needed}"
 
 
 def _kl_has_a_coefficient(config: RunConfig) -> Iterator[str]:
@@ -161,6 +176,7 @@ _CHECKS = (
     _needed_options_are_given,
     _bounds_are_in_order,
     _clip_suits_its_ratio,
+    _disco_is_whole,
     _kl_has_a_coefficient,
     _kl_in_the_reward,
     _rewards_apart_are_summed,

@@ -30,6 +30,7 @@ DEVIATIONS = (
     "gdpo",
 )
 WEIGHTS = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "geometric_mask")
+DISCO = ("disco_b", "disco", "disco_ratio")
 INFINITE = float("inf")
 
 OPTIONS: dict[str, Option] = {
@@ -53,9 +54,22 @@ OPTIONS: dict[str, Option] = {
     "tau_negative": Option(
         key="clip", read_by=("sapo",), default=1.05, above=0.0, help="SAPO's temperature for the others"
     ),
+    "tau": Option(
+        key="clip",
+        read_by=("disco", "disco_ratio"),
+        default=None,
+        above=0.0,
+        help="how much more hard wrong answers count: DisCO has 10 for disco, 1 for disco_ratio",
+    ),
+    "drift_beta": Option(
+        key="clip", read_by=DISCO, default=1e3, above=0.0, help="price of a KL to the old policy over drift_delta"
+    ),
+    "drift_delta": Option(
+        key="clip", read_by=DISCO, default=1e-4, above=-1e-300, help="KL to the old policy that costs nothing"
+    ),
     "max_log_ratio": Option(
         key="clip",
-        read_by=("ppo", "none", "gppo", "cispo", "sapo", "geometric"),
+        read_by=("ppo", "none", "gppo", "cispo", "sapo", "geometric", *DISCO),
         default=20.0,
         above=0.0,
         help="log-ratios of the policy are cut to +-this before exp() (EasyR1, GSPO in verl: 10)",

@@ -184,16 +184,19 @@ class GrpoConfig(Section):
         "reinforce_pp_tokens",
         "reinforce_pp_baseline",
         "reinforce_pp_baseline_tokens",
+        "contrast",
         "gdpo",
     ] = "group"
     """group: (r - mean) / std of the group; group_mean: r - mean (Dr.GRPO); batch: r - group mean, over batch std;
     rloo: leave-one-out; reinforce_pp: (r - mean) / std of the batch, _baseline: after r - group mean, _tokens: longer
-    answers count more in mean and std; gdpo: every reward normalised in its group, then the sum over the batch."""
+    answers count more in mean and std; contrast: mean of right minus mean of wrong answers (DisCO); gdpo: every reward
+    normalised in its group, then the sum over the batch."""
     ratio: Literal["token", "sequence", "sequence_token"] = "token"
     """What is clipped: each token's ratio, or the answer's geometric mean (GSPO; GSPO-token)."""
-    clip: Literal["ppo", "none", "gppo", "cispo", "sapo", "geometric"] = "ppo"
+    clip: Literal["ppo", "none", "gppo", "cispo", "sapo", "geometric", "disco_b", "disco", "disco_ratio"] = "ppo"
     """ppo: clipped tokens have no gradient; gppo: they keep their bound's; cispo: the clipped ratio weighs log pi;
-    sapo: a soft gate; geometric: geometric mean of clipped token ratios (GMPO); none."""
+    sapo: a soft gate; geometric: geometric mean of clipped token ratios (GMPO); none; disco, disco_ratio: by log pi or
+    ratios, hard wrong answers first, drift bounded; disco_b: all answers alike."""
     clip_low: float = Field(0.2, ge=0)
     """Lower clip of the ratio: 1 - clip_low."""
     clip_high: float = Field(0.28, ge=0)
@@ -214,8 +217,8 @@ class GrpoConfig(Section):
     ] = "none"
     """Weigh by old policy / what really sampled, cut at bounds or dropped outside; costs a forward pass."""
     options: dict[str, float] = Field(default_factory=dict)
-    """Constants that only some of these choices have: epsilon, dual, tau_positive, tau_negative, max_log_ratio, kl_end,
-    kl_target, kl_gain, weight_low, weight_high. One that is not read is refused."""
+    """Constants that only some of these choices have: epsilon, dual, tau_positive, tau_negative, tau, drift_beta,
+    drift_delta, max_log_ratio, kl_end, kl_target, kl_gain, weight_low, weight_high. One that is not read is refused."""
     keep_mean: tuple[float, float] | None = None
     """Leave out groups whose mean reward is not between these, and sample others (EasyR1's DAPO: [0.01, 0.99])."""
     updates_per_batch: int = Field(1, ge=1)

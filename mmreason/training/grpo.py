@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from mmreason.algorithms.advantages import ADVANTAGES, Outcomes
+from mmreason.algorithms.clips import WHOLE_GROUPS
 from mmreason.config import RunConfig
+from mmreason.errors import ConfigError
 from mmreason.rewards.combine import labels
 from mmreason.training.collect import Collected, collect, is_masked, rewards_of
 from mmreason.training.objective import kl_coefficient, kl_sums, objective_of, row_loss
@@ -136,7 +138,14 @@ def prepare(run: Run, trees: Sequence[Tree]) -> Iterator[list[Batch]]:
     for part in range(parts):
         mine = [tree for i, tree in enumerate(trees) if (i * run.engine.world + run.engine.rank) % parts == part]
         weighed, counts = weigh(run, mine, run.config.train.aggregation)
-        yield rows_of(run, weighed) if counts.tokens else []
+        rows = rows_of(run, weighed) if counts.tokens else []
+        clip = run.config.grpo.clip
+        if clip in WHOLE_GROUPS and any(row.repeated_tokens for row in rows):
+            raise ConfigError(
+                f"train.row_tokens: {run.config.train.row_tokens} is too little for a prompt with all its answers, "
+                f"which grpo.clip {clip} needs in one row; raise it, or lower rollout.max_new_tokens or rollout.n"
+            )
+        yield rows
 
 
 def with_logprobs(run: Run, row: Batch, *, reference: bool) -> Batch:

@@ -28,6 +28,9 @@ def objective_of(config: RunConfig, finished: int) -> Objective:
         dual=option("dual"),
         tau_positive=option("tau_positive"),
         tau_negative=option("tau_negative"),
+        tau=option("tau"),
+        drift_beta=option("drift_beta"),
+        drift_delta=option("drift_delta"),
         max_log_ratio=option("max_log_ratio"),
     )
     return Objective(
@@ -72,12 +75,14 @@ def row_loss(config: RunConfig, objective: Objective, coefficient: float) -> Row
 
     def loss(scores: TokenScores, row: Batch) -> LossOutput:
         columns = {name: column.to(scores.logprob.device) for name, column in row.columns.items()}
+        answer = columns["answer"].long()
         tokens = Tokens(
             logprob=scores.logprob,
             old=columns["logprob.old"],
             advantage=columns["advantage"],
             weight=columns["weight"],
-            answer=columns["answer"].long(),
+            answer=answer,
+            group=(answer + config.rollout.n - 1) // config.rollout.n,  # answers of a group have n numbers in a row
         )
         out = policy_loss(tokens, objective, columns["logprob.sampling"])
         if "logprob.ref" not in columns:

@@ -132,3 +132,21 @@ def test_an_accuracy_schedule_without_an_accuracy_is_one_line(
     grpo = {"kl_coef": 0.1, "kl_schedule": "accuracy", "options": {"kl_end": 0.3}}
     with pytest.raises(ConfigError, match=r"^grpo.kl_schedule: accuracy, but no reward says which answers are right"):
         _train(tmp_path / "run", tiny_omni, demo_data, grpo=grpo, rewards=[{"name": "format"}])
+
+
+def test_disco_sees_whole_groups_or_says_what_to_do(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
+    grpo = {"clip": "disco", "advantage": "contrast", "options": {"tau": 10.0}, "updates_per_batch": 2}
+    train = {**TRAIN, "steps": 1, "learning_rate": 1e-2, "aggregation": "sequence_mean"}
+    file = tmp_path / "length.py"
+    file.write_text("def reward(sample, text):\n    return float(len(text) % 2)\n")
+    rewards = [{"name": f"{file}:reward"}]
+    (line,) = _train(tmp_path / "run", tiny_omni, demo_data, grpo=grpo, train=train, rewards=rewards)
+    assert line["updates"] == 2
+    assert line["grad_norm"] > 0
+    assert line["ratio"] != pytest.approx(1, abs=1e-7), "the second update is off-policy"
+    values = config(tmp_path / "small", tiny_omni, demo_data, "grpo", grpo=grpo, train=train, rollout=SHORT)
+    with contextlib.closing(open_run(build_config(values, "test"))) as opened:
+        (_, prompt), *_ = opened.feed.take(1)
+    small = {**train, "row_tokens": prompt.ids.shape[0] + 20}
+    with pytest.raises(ConfigError, match=r"^train.row_tokens: \d+ is too little for a prompt with all its answers"):
+        _train(tmp_path / "split", tiny_omni, demo_data, grpo=grpo, train=small, rewards=rewards)

@@ -198,7 +198,7 @@ train: {learning_rates: {vision: 1e-5}, row_tokens: 512}
 @pytest.mark.parametrize(
     ("grpo", "line"),
     [
-        ("options: {tau: 1}", "grpo.options.tau: no such option; expected some of epsilon, dual,"),
+        ("options: {temp: 1}", "grpo.options.temp: no such option; expected some of epsilon, dual,"),
         ("options: {dual: 3}, clip: sapo", "grpo.options.dual: grpo.clip is sapo, which does not read it; drop this"),
         ("options: {weight_high: 3}", "grpo.options.weight_high: grpo.off_policy is none, which does not read it"),
         ("options: {epsilon: 0}", "grpo.options.epsilon: 0.0, expected more than 0"),
@@ -212,6 +212,7 @@ train: {learning_rates: {vision: 1e-5}, row_tokens: 512}
         ("kl_in: reward, kl_coef: 0.1, kl_estimator: k1, advantage: gdpo", "grpo.kl_in: reward, but grpo.advantage"),
         ("clip: geometric, ratio: sequence", "grpo.ratio: sequence, but grpo.clip geometric clips tokens"),
         ("clip: sapo, clip_schedule: shrink", "grpo.clip_schedule: shrink, but grpo.clip sapo has no bounds"),
+        ("clip: disco_b, mask_truncated: false, advantage: contrast", "train.aggregation: token_mean, but grpo.clip"),
         ("keep_mean: [0.9, 0.1]", "grpo.keep_mean: [0.9, 0.1], expected the lower bound first"),
         ("advantage: gdpo}\nscoring: {combine: product", "scoring.combine: product, but grpo.advantage gdpo sums"),
     ],

@@ -21,6 +21,7 @@ def tokens_of(
     *,
     aggregation: str = "token_mean",
     old: float = -1.0,
+    groups: Sequence[int] = (),
 ) -> tuple[Tokens, Tensor]:
     """Answers side by side, every old log-prob `old`, in float64; and the leaf whose gradient is wanted."""
     lengths = [len(answer) for answer in log_ratios]
@@ -37,5 +38,6 @@ def tokens_of(
         advantage=spread(advantages),
         weight=spread([AGGREGATIONS[aggregation](n, counts) for n in lengths]),
         answer=spread(range(1, len(lengths) + 1)).long(),
+        group=spread(groups or [1] * len(lengths)).long(),
     )
     return tokens, logprob

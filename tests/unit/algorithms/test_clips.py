@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mmreason.algorithms.aggregation import AGGREGATIONS, StepCounts
 from mmreason.algorithms.clips import CLIP_SCHEDULES, CLIPS, Bounds
-from mmreason.algorithms.losses import Objective, policy_loss
+from mmreason.algorithms.losses import Objective, imitation_loss, policy_loss
 from mmreason.algorithms.ratios import RATIOS, Tokens, answer_sum
 from tests.unit.algorithms.rows import tokens_of
 
@@ -46,6 +46,7 @@ def one(ratio: float, advantage: float, clip: str, bounds: Bounds) -> tuple[floa
         (0.5, 1.0, 0.5, 0.5, 0.5),
         (0.5, -1.0, -0.8, 0.0, -0.8),
         (4.0, -1.0, -3.0, 0.0, 0.0),  # the dual clip ends both
+        (4.0, -2.0, -6.0, 0.0, 0.0),
     ],
 )
 def test_ppo_and_gppo_golden(ratio: float, advantage: float, value: float, ppo: float, gppo: float) -> None:
@@ -177,6 +178,7 @@ def test_huge_gaps_give_finite_losses_and_gradients(clip: str, ratio: str, gap: 
         advantage=torch.tensor([-1.0, 1.0]),
         weight=torch.tensor([0.5, 0.5]),
         answer=torch.tensor([1, 2]),
+        group=torch.tensor([1, 1]),
     )
     out = policy_loss(tokens, Objective(ratio=ratio, clip=clip, correction="sequence_truncate"), tokens.old - gap)
     assert out.loss.isfinite()
@@ -191,12 +193,9 @@ def test_log_ratios_are_cut_where_it_is_asked() -> None:
 
 def test_tokens_without_weight_belong_to_no_answer() -> None:
     tokens, _ = tokens_of([[0.4, 0.2]], [1.0])
-    padded = Tokens(
-        **{
-            name: torch.cat([getattr(tokens, name).detach(), torch.tensor([value])])
-            for name, value in {"logprob": 9.0, "old": 0.0, "advantage": 5.0, "weight": 0.0, "answer": 1}.items()
-        }
-    )
+    extra = {"logprob": 9.0, "old": 0.0, "advantage": 5.0, "weight": 0.0, "answer": 1, "group": 1}
+    columns = {name: torch.cat([getattr(tokens, name).detach(), torch.tensor([extra[name]])]) for name in extra}
+    padded = Tokens(**columns)
     for objective in (Objective(ratio="sequence"), Objective(clip="geometric")):
         torch.testing.assert_close(policy_loss(padded, objective).loss, policy_loss(tokens, objective).loss)
     assert answer_sum(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2, 0, 2])).tolist() == [5.0, 2.0, 5.0]
@@ -216,3 +215,10 @@ def test_metrics_count_clipped_tokens() -> None:
 def test_shrinking_clip_golden(finished: int, bound: float) -> None:
     assert 0.2 * CLIP_SCHEDULES["shrink"](finished, 10) == pytest.approx(bound, rel=1e-4)
     assert CLIP_SCHEDULES["constant"](finished, 10) == 1.0
+
+
+def test_imitation_is_the_weighted_cross_entropy() -> None:
+    logprob = torch.tensor([-1.0, -3.0, -9.0], requires_grad=True)
+    out = imitation_loss(logprob, torch.tensor([0.25, 0.75, 0.0]))
+    assert (out.loss.item(), out.metrics["nll"]) == pytest.approx((2.5, 2.5))
+    assert torch.autograd.grad(out.loss, logprob)[0].tolist() == [-0.25, -0.75, 0.0]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmreason.algorithms.advantages import ADVANTAGES, Outcomes, remax
-from mmreason.algorithms.clips import CLIPS, Bounds
+from mmreason.algorithms.clips import CLIPS, WHOLE_GROUPS, Bounds
 from mmreason.algorithms.kl import KL_ESTIMATORS
 from mmreason.algorithms.losses import Objective, kl_loss, policy_loss
 from mmreason.algorithms.ratios import RATIOS
@@ -75,7 +75,7 @@ def test_the_enumeration_is_right() -> None:
     torch.testing.assert_close(torch.autograd.grad(total, logits)[0].flatten(), truth())
 
 
-@pytest.mark.parametrize("clip", sorted(CLIPS))
+@pytest.mark.parametrize("clip", sorted(set(CLIPS) - set(WHOLE_GROUPS)))
 @pytest.mark.parametrize("ratio", sorted(RATIOS))
 def test_on_policy_rloo_with_sequence_sum_is_unbiased_whatever_the_clip(clip: str, ratio: str) -> None:
     assert toy.largest_z(samples("rloo", objective=Objective(ratio=ratio, clip=clip)), truth()) < AGREE

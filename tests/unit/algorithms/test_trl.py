@@ -217,6 +217,7 @@ def ours(case: Case, table: Table, batch: Recorded) -> Tensor:
         advantage=batch.advantages[:, None].expand(B, T)[real],
         weight=weights[:, None].expand(B, T)[real],
         answer=torch.arange(1, B + 1)[:, None].expand(B, T)[real],
+        group=torch.ones(sum(LENGTHS), dtype=torch.long),
     )
     out = policy_loss(tokens, case.ours, batch.sampling[real])
     if case.beta:

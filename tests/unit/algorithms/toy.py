@@ -88,6 +88,7 @@ def tokens_of(
         advantage=advantages_NG[..., None].expand_as(mask).flatten(),
         weight=(by_length[lengths][..., None] * mask).flatten(),
         answer=torch.arange(1, lengths.numel() + 1).repeat_interleave(L),
+        group=torch.arange(1, ids.shape[0] + 1).repeat_interleave(G * L),
     )
     return tokens, leaf
 
