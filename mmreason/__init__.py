@@ -35,17 +35,23 @@ def init(
 
 
 def check(
-    config: Config, *overrides: str, rows: int | None = 2000, decode: int | None = 100, processes: int = 1
+    config: Config,
+    *overrides: str,
+    rows: int | None = 2000,
+    decode: int | None = 100,
+    processes: int = 1,
+    answer_format: str | None = None,
 ) -> CheckReport:
     """`mmreason check`: what is wrong with a run before it starts; the report prints as its lines and has `findings`.
 
     `rows`, `decode`: how many rows are measured, and encoded in full; None for all. `processes`: devices, for the
-    memory forecast.
+    memory forecast. `answer_format`: how an answer is written, with {answer} in it; None: as reward `format` asks.
     """
     from mmreason.checking import CheckOptions
     from mmreason.checking import check as look
 
-    return look(config, overrides, CheckOptions(rows=rows, decode=decode, processes=processes))
+    options = CheckOptions(rows=rows, decode=decode, processes=processes, answer_format=answer_format)
+    return look(config, overrides, options)
 
 
 def train(config: Config, *overrides: str) -> Path:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import mmreason
 from mmreason.errors import ConfigError, DataError, MMReasonError
@@ -23,7 +24,7 @@ from mmreason.errors import ConfigError, DataError, MMReasonError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
-    args = build_parser().parse_args(argv)
+    args = _parsed(argv)
     try:
         try:
             status: int = args.verb(args)
@@ -50,6 +51,17 @@ def _show(*lines: object) -> None:
         if isinstance(error, BrokenPipeError):
             raise
         raise DataError(f"standard output: cannot be written ({error.strerror})") from error
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments. Overrides may stand behind options as well, where argparse does not look for them."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if any(text.startswith("-") for text in rest) or (rest and "overrides" not in args):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += rest
+    return args
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -158,6 +170,9 @@ def _init(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from mmreason.checking import CheckOptions, check
 
+    _quiet_configs()
+    if args.out:
+        _write_lines(args.out, [], "a")  # a place that cannot be written is better known now than after the check
     options = CheckOptions(
         rows=args.rows, decode=args.decode, processes=args.processes, answer_format=args.answer_format
     )
@@ -169,9 +184,10 @@ def _check(args: argparse.Namespace) -> int:
     return 2 if problems else 0
 
 
-def _write_lines(path: Path, rows: Sequence[object]) -> None:
+def _write_lines(path: Path, rows: Sequence[object], mode: Literal["w", "a"] = "w") -> None:
     try:
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        with path.open(mode, encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     except OSError as error:
         raise DataError(f"--out {path}: cannot be written ({error.strerror})") from error
 
@@ -218,8 +234,12 @@ def _quiet_libraries() -> None:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    _quiet_configs()
+
+
+def _quiet_configs() -> None:
+    """Take out what every Qwen2.5-Omni checkpoint brings up: its talker's config names tokens of another vocabulary."""
     config_logger = logging.getLogger("transformers.configuration_utils")
-    # Every Qwen2.5-Omni checkpoint: its talker's config names tokens of another vocabulary.
     config_logger.addFilter(lambda record: not record.getMessage().startswith("Model config: "))
 
 

@@ -19,7 +19,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); give the path of a YAML file") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: is not text ({error.reason} at byte {error.start}); give a YAML file") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except _BROKEN as error:
         raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         found = "is empty" if values is None else f"holds {type(values).__name__}"
@@ -57,7 +57,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: expected dotted.key=value, for example train.steps=100")
     try:
         value = _parse(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except _BROKEN as error:
         why = getattr(error, "problem", None) or " ".join(str(error).split())
         shown = override if len(override) <= 200 else f"{override[:200]}..."
         raise ConfigError(f"override {shown!r}: the value is not valid YAML ({why}); quote it") from error
@@ -114,6 +114,12 @@ _Loader.add_implicit_resolver(
     list("-+.0123456789"),
 )
 
+_BROKEN = (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError)
+"""What broken YAML raises; the last two: a tag around what is nothing of that kind (`!!bool maybe`)."""
+
+_NO_TEXT = re.compile("[\\0\ud800-\udfff]")
+"""NUL and halves of characters, which YAML can spell."""
+
 _DEEPEST, _MOST = 50, 20_000
 """Levels, and values in all: no config comes near; aliases that hold themselves or each other have no end."""
 
@@ -130,6 +136,8 @@ def _parse(text: str) -> Any:
             )
         if isinstance(item, int) and item.bit_length() > 10_000:  # Python refuses to print it
             raise ValueError("a number of thousands of digits")
+        if isinstance(item, str) and _NO_TEXT.search(item):
+            raise ValueError(f"{item[:80]!a} holds a character that no path and no prompt can have")
         inner = item.values() if isinstance(item, dict) else item if isinstance(item, list | tuple | set) else ()
         waiting += [(one, depth + 1) for one in inner]
     return value

@@ -18,7 +18,7 @@ from typing import Any
 from mmreason.errors import DataError
 from mmreason.processors.base import CRASHED, TIMEOUT
 
-_JUDGED_FROM = 20
+JUDGED_FROM = 20
 """Below this many samples tried a share says little."""
 _TRANSIENT = (TIMEOUT, CRASHED)
 """Reasons that may be the machine's: not carried over to the next start."""
@@ -80,7 +80,7 @@ class Quarantine:
 
     def _judge(self, reason: str = "") -> None:
         tried = max(self._tried, self._bad)
-        if tried >= _JUDGED_FROM and self._bad / tried > self._limit:
+        if tried >= JUDGED_FROM and self._bad / tried > self._limit:
             last = f", the last one: {reason}" if reason else ""
             raise DataError(
                 f"{self.path}: {self._bad} of {tried} samples tried ({self._bad / tried:.0%}) cannot be used"

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mmreason.errors import ConfigError
+
 SHOWN = 20
 """Findings of one kind that are printed; all are kept and counted."""
 
@@ -22,7 +24,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions:
-    """How closely to look. Example: `CheckOptions(decode=None)` decodes every row's media."""
+    """How closely to look. Example: `CheckOptions(decode=None)` decodes every row's media. Raises ConfigError."""
 
     rows: int | None = 2000
     """Rows whose media headers are read, whose tokens are counted and whose golds are scored; None: all."""
@@ -32,6 +34,10 @@ class CheckOptions:
     """Devices, for the memory forecast."""
     answer_format: str | None = None
     """How an answer is written, with {answer} in it, where the config's `format` reward does not say."""
+
+    def __post_init__(self) -> None:
+        if self.processes < 1 or min(self.rows or 0, self.decode or 0) < 0:
+            raise ConfigError(f"{self}: expected at least 1 process, and no negative number of rows")
 
 
 class Findings:

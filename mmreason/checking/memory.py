@@ -8,10 +8,8 @@ it: fragmentation, communication buffers, the towers' own activations.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +18,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from mmreason.config import RunConfig
-from mmreason.policy.families import Family, adapter_pattern
+from mmreason.config.extras import read_deepspeed, zero_stage
+from mmreason.policy.families import Family, adapter_pattern, opening, require_targets
 
 _FORECAST = "mmreason_forecast"
 
@@ -53,8 +52,11 @@ _STAGES = ("update:", "sampling:")
 
 
 def forecast(family: Family, model_config: Any, config: RunConfig, longest_prompt: int, processes: int) -> Forecast:
-    """What one of `processes` devices will hold. longest_prompt: tokens of the longest prompt of the data."""
-    with torch.device("meta"):
+    """What one of `processes` devices will hold. longest_prompt: tokens of the longest prompt of the data.
+
+    Raises ModelError for a config that gives no model, ConfigError for `lora.targets` that name no layer.
+    """
+    with torch.device("meta"), opening(f"model.path: {config.model.path}: no model can be made from its config.json"):
         model = getattr(transformers, family.model_class)(model_config)
     train, width = config.train, torch.finfo(getattr(torch, config.model.dtype)).bits // 8
     trained, total = _trained(model, family, config), sum(p.numel() for p in model.parameters())
@@ -105,6 +107,7 @@ def _trained(model: nn.Module, family: Family, config: RunConfig) -> int:
         frozen = config.model.freeze
         named = model.named_parameters()
         return sum(p.numel() for n, p in named if family.part_of(n) not in frozen and n not in family.never_trained)
+    require_targets(model, family, lora.targets)
     pattern = re.compile(adapter_pattern(family, lora.targets))
     layers = [m for n, m in model.named_modules() if isinstance(m, nn.Linear) and pattern.fullmatch(n)]
     return sum(lora.rank * (layer.in_features + layer.out_features) for layer in layers)
@@ -168,10 +171,7 @@ def _cache_bytes(text: Any) -> int:
 
 def _zero_stage(config: RunConfig) -> int:
     """Stage of the DeepSpeed file, which can be read; 0 without one."""
-    if config.train.deepspeed is None:
-        return 0
-    settings = json.loads(Path(config.train.deepspeed).read_text(encoding="utf-8"))
-    return int(settings.get("zero_optimization", {}).get("stage", 0))
+    return zero_stage(read_deepspeed(config.train.deepspeed)) if config.train.deepspeed else 0
 
 
 def _notes(config: RunConfig) -> list[str]:

@@ -10,14 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from transformers import AutoProcessor
-
 from mmreason.checking.findings import Findings
 from mmreason.checking.rows import Row, describe
 from mmreason.config import RunConfig
 from mmreason.encode import Encoder
-from mmreason.errors import BudgetError, MediaError, MMReasonError, ModelError
-from mmreason.policy.families import Family, family_of
+from mmreason.errors import BudgetError, MediaError, MMReasonError
+from mmreason.policy.families import Family
+from mmreason.policy.front import load_front
 from mmreason.processors.media import Prepared
 from mmreason.processors.pipeline import MediaPipeline
 from mmreason.types import Geometry
@@ -38,18 +37,11 @@ class Front:
 
 def open_front(config: RunConfig) -> Front:
     """Raises ModelError for a checkpoint that cannot be used, ConfigError for media settings that cannot."""
-    model, family = config.model, family_of(config.model.path, config.model.revision)
-    model_config = family.load_config(model.path, model.revision)
-    try:
-        processor = AutoProcessor.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(f"model.path: {model.path}: its processor cannot be loaded ({first})") from error
-    pipeline = MediaPipeline(config.media, family.traits(model_config), processor, config.data.media_root)
-    encoder = Encoder(processor, processor.tokenizer, family.rules(model_config), pipeline, config.data)
-    return Front(family=family, model_config=model_config, encoder=encoder, pipeline=pipeline)
+    front = load_front(config.model)
+    family, processor = front.family, front.processor
+    pipeline = MediaPipeline(config.media, family.traits(front.config), processor, config.data.media_root)
+    encoder = Encoder(processor, processor.tokenizer, family.rules(front.config), pipeline, config.data)
+    return Front(family=family, model_config=front.config, encoder=encoder, pipeline=pipeline)
 
 
 @dataclass(slots=True)

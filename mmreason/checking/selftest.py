@@ -8,6 +8,7 @@ model for a week before anybody noticed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
@@ -69,20 +70,26 @@ def self_test(
     shape: Shape,
     system: str | None,
     found: Findings,
+    needing: Sequence[Row] = (),
 ) -> list[str]:
     """Score the probes of every row; findings for what is wrong. Returns a table of mean scores, as lines.
 
-    rows: with `geometry` where the model's sizes are known. Rows without any gold are passed over.
+    rows: with `geometry` where the model's sizes are known. Those without any gold are passed over, but that those
+    among `needing` must have a score: a finding where nothing can be scored without a gold.
     """
     trials = list(_trials(rows, rewards, shape, found))
     _find_leaks(trials, system, found)
     means, results = Means(), []
-    if not trials:
+    without = [row for row in needing if not row.sample.golds and row.sample.answer is None]
+    if not trials and not without:
         return []
     with RewardPool(rewards, scoring) as pool:
-        scored = pool.score([(trial.row.sample, [_rollout(text) for _, text in trial.probes]) for trial in trials])
+        scored = _scored(trials, pool, scoring.deadline_s, found)
+        _need_no_gold(without, pool, shape, found)
         names = pool.names
-    for trial, scores in zip(trials, scored, strict=True):
+    if not trials:
+        return []
+    for trial, scores in zip(trials, scored, strict=False):  # fewer, where the rewards hang
         named = [(probe, score) for (probe, _), score in zip(trial.probes, scores, strict=True)]
         results.append((trial, named))
         for probe, score in named:
@@ -98,6 +105,29 @@ def self_test(
         for line in _verdicts(trial, named) if not unread else ():  # else every row would say it again
             found.add("gold", f"{trial.row.place}: {line}")
     return [f"{len(trials)} golds, written as {shape.write('...', thought='...')!r}", *means.table()]
+
+
+def _scored(trials: Sequence[_Trial], pool: RewardPool, deadline_s: float, found: Findings) -> list[list[Score]]:
+    """Scores of the probes of all trials; of a few only, where rewards hang: every row would wait for its deadline."""
+    scored: list[list[Score]] = []
+    while len(scored) < len(trials):
+        some = trials[len(scored) : max(4, 8 * len(scored))]
+        began = time.monotonic()
+        fresh = pool.score([(trial.row.sample, [_rollout(text) for _, text in trial.probes]) for trial in some])
+        scored += fresh
+        left = len(trials) - len(scored)
+        if left and time.monotonic() - began > deadline_s and all(scores[0].total is None for scores in fresh):
+            found.add("reward", f"no score after the deadline for any of {len(fresh)} rows; {left} rows not tried")
+            break
+    return scored
+
+
+def _need_no_gold(rows: Sequence[Row], pool: RewardPool, shape: Shape, found: Findings) -> None:
+    """A finding for each of these rows, which have no gold, that the rewards cannot score without one."""
+    answer = [_rollout(shape.write(""))]
+    for row, (score,) in zip(rows, pool.score([(row.sample, answer) for row in rows]), strict=True):
+        if score.total is None:
+            found.add("gold", f"{row.place}: no gold answer, and no score without one: {score.error}")
 
 
 def _trials(

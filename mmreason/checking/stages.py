@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections import Counter
@@ -16,7 +15,9 @@ from mmreason.checking.findings import CheckOptions, Findings
 from mmreason.checking.rows import Row, read_all, spread, with_media_there
 from mmreason.checking.selftest import self_test
 from mmreason.config import DataConfig, MediaConfig, RewardConfig, RunConfig, ScoringConfig, TrainConfig
-from mmreason.errors import ConfigError, MMReasonError
+from mmreason.config.extras import read_deepspeed, require_trackers
+from mmreason.errors import ConfigError, MMReasonError, ModelError
+from mmreason.processors.quarantine import JUDGED_FROM
 from mmreason.rewards import check_rewards
 
 
@@ -36,6 +37,8 @@ def check_rest(
     train = sections.get("train", TrainConfig())
     _check_names(path, sections, data, train, found)
     every = read_all(data, train.method, found)
+    if data.train and not found.counts["data"] and (why := _too_few(every, options.processes)):
+        found.add("data", why)
     there = with_media_there(every, data.media_root, found)
     tables.add(_counts(every))
     looked_at = spread(there, options.rows)
@@ -63,23 +66,28 @@ class _Tables:
 
 def _check_names(path: str, sections: dict[str, Any], data: DataConfig, train: TrainConfig, found: Findings) -> None:
     """What the config names: rewards with their options, the DeepSpeed file, data files, the run's folder."""
+    _look(path, found, check_rewards, sections.get("rewards", ()))
+    _look(path, found, require_trackers, train.trackers)
+    if train.deepspeed:
+        _look(path, found, read_deepspeed, train.deepspeed)
+    if not data.train:
+        found.add("config", f"{path}: data.train: empty; name at least one data file")
+
+def _look(path: str, found: Findings, require: Callable[[Any], object], named: object) -> None:
+    """Call `require` with what the config names; a finding for each line of its ConfigError."""
     try:
-        check_rewards(sections.get("rewards", ()))
+        require(named)
     except ConfigError as error:
         for line in str(error).splitlines():
             found.add("plug-in", f"{path}: {line}")
-    if not data.train:
-        found.add("config", f"{path}: data.train: empty; name at least one data file")
-    if why := _unreadable(train.deepspeed):
-        found.add("plug-in", f"{path}: train.deepspeed: {train.deepspeed} cannot be read as JSON ({why})")
 
 
-def _unreadable(deepspeed: str | None) -> str:
-    try:
-        json.loads(Path(deepspeed).read_text(encoding="utf-8") if deepspeed else "{}")
-    except (OSError, ValueError) as error:
-        return str(error)
-    return ""
+def _too_few(rows: Sequence[Row], processes: int) -> str:
+    """Why there is too little to train on, or ""."""
+    count = sum(row.which == "train" for row in rows)
+    if count >= processes:
+        return ""
+    return f"data.train: {count or 'no'} usable rows for {processes} process{'es' if processes > 1 else ''}"
 
 
 def _check_with_model(
@@ -102,16 +110,36 @@ def _check_with_model(
     tables.add(lengths.table())
     if lengths.dropped:
         tables.add([f"{len(lengths.dropped)} of {len(rows)} rows would be dropped:", *lengths.dropped[:10]])
-    tables.add([f"{decoded} media items of {min(len(usable), options.decode or len(usable))} rows decoded"])
-    if not _unreadable(config.train.deepspeed):
+    if why := _too_many_dropped(rows, usable, config.data.max_bad_fraction):
+        found.add("data", why)
+    tables.add([f"{decoded} media items decoded"])
+    try:
         tables.add(forecast(front.family, front.model_config, config, lengths.longest, options.processes).table())
+    except ConfigError as error:
+        if not str(error).startswith("train.deepspeed"):  # which was said already
+            found.add("config", str(error))
+    except ModelError as error:
+        found.add("model", str(error))
     return usable
+
+
+def _too_many_dropped(rows: Sequence[Row], usable: Sequence[Row], limit: float) -> str:
+    """Why training would stop for want of rows that it can use, or ""."""
+    before, after = (sum(row.which == "train" for row in some) for some in (rows, usable))
+    judged = before >= JUDGED_FROM and before - after > limit * before
+    if not before or (after and not judged):
+        return ""
+    return (
+        f"data.train: {before - after} of {before} rows cannot be used with this model and these budgets; training "
+        f"would stop (data.max_bad_fraction {limit:g})"
+    )
 
 
 def _check_folder(config: RunConfig, found: Findings) -> None:
     folder = Path(config.run_dir)
-    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    nearest = folder
     try:
+        nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
         os.rmdir(tempfile.mkdtemp(dir=nearest))
     except OSError as error:
         found.add("config", f"run_dir: {folder}: no folder can be made there ({nearest}: {error.strerror})")
@@ -134,7 +162,9 @@ def _test_rewards(
             found.add("reward", str(error))
         return
     scoring = sections.get("scoring", ScoringConfig())
-    tables.add(self_test(rows, rewards, scoring, shape, data.system, found))
+    method = sections.get("train", TrainConfig()).method
+    needing = [row for row in rows if method == "grpo" or row.which == "eval"]
+    tables.add(self_test(rows, rewards, scoring, shape, data.system, found, needing))
 
 
 def _with_media(rows: Sequence[Row]) -> list[Row]:

@@ -93,7 +93,10 @@ def _apply(overrides: Sequence[str], values: dict[str, Any], origins: dict[Place
     for override in overrides:
         try:
             apply_override(values, override)
-            origins[_place(override.partition("=")[0])] = f"override {override!r}"
+            place = _place(override.partition("=")[0])
+            for inner in [at for at in origins if at[: len(place)] == place]:
+                del origins[inner]  # of what it replaces
+            origins[place] = f"override {override!r}"
         except ConfigError as error:
             wrong.append(str(error))
     return wrong

@@ -32,7 +32,7 @@ class LoraConfig(Section):
 
 
 class ModelConfig(Section):
-    path: str
+    path: str = Field(min_length=1)
     """Folder (or hub name) of a checkpoint of a known family; `mmreason doctor` lists the families."""
     revision: str | None = None
     """Hub revision to pin."""
@@ -282,7 +282,7 @@ class TrainConfig(Section):
 class RunConfig(Section):
     """Everything one run needs. Example: configs/quickstart.yaml."""
 
-    run_dir: str
+    run_dir: str = Field(min_length=1)
     """Where checkpoints, metrics, quarantine and report go. A run found there is resumed."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seeds data order, sampling and initialisation."""

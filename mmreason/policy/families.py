@@ -8,15 +8,18 @@ or linear attention under a causal tree mask gives wrong numbers without an erro
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import PreTrainedConfig
 
-from mmreason.errors import ModelError
+from mmreason.errors import ConfigError, ModelError
 from mmreason.policy.positions import MediaRules
 from mmreason.processors.base import MediaTraits
 from mmreason.types import CoordinateFrame
@@ -90,9 +93,22 @@ class Family:
         return self.wrapper_prefix + name
 
     def load_config(self, path: str, revision: str | None = None) -> PreTrainedConfig:
-        """The config of the model that is trained, also from a wrapper checkpoint."""
-        config: PreTrainedConfig = getattr(transformers, self.config_class).from_pretrained(path, revision=revision)
+        """The config of the model that is trained, also from a wrapper checkpoint. Raises ModelError."""
+        kind = getattr(transformers, self.config_class)
+        with opening(f"model.path: {path}: its config.json cannot be used"):
+            config: PreTrainedConfig = kind.from_pretrained(path, revision=revision)
         return config
+
+
+@contextmanager
+def opening(what: str) -> Iterator[None]:
+    """Whatever libraries raise over a broken file of a checkpoint, as a ModelError: `what`, and why in a line."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, StrictDataclassError) as error:
+        telling = isinstance(error, OSError | ValueError | StrictDataclassError)
+        why = str(error).strip() if telling else f"{type(error).__name__}: {error}"
+        raise ModelError(f"{what} ({' '.join(why.split())[:300]})") from error
 
 
 def family_of(path: str, revision: str | None = None) -> Family:
@@ -102,11 +118,9 @@ def family_of(path: str, revision: str | None = None) -> Family:
     """
     if not Path(path).is_dir() and (path.startswith(("/", ".", "~")) or path.count("/") > 1):  # no name of the hub
         raise ModelError(f"model.path: {path}: there is no such folder; give a checkpoint's folder or a hub name")
-    try:
+    with opening(f"model.path: {path}: no checkpoint there"):
         found, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
-    except OSError as error:
-        raise ModelError(f"model.path: {path}: no checkpoint there ({str(error).splitlines()[0]})") from error
-    model_type = found.get("model_type")
+        model_type = found.get("model_type")
     for family in FAMILIES.values():
         if model_type in family.model_types:
             return family
@@ -344,3 +358,14 @@ def adapter_pattern(family: Family, targets: tuple[str, ...]) -> str:
     Towers have layers of the same names; a plain list of names would adapt those too.
     """
     return rf"{family.language_layers}.*({'|'.join(re.escape(name) for name in targets)})"
+
+
+def require_targets(model: nn.Module, family: Family, targets: tuple[str, ...]) -> None:
+    """Raises ConfigError for a target that names no linear layer of the language model."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for target in targets:
+        pattern = re.compile(adapter_pattern(family, (target,)))
+        if not any(map(pattern.fullmatch, layers)):
+            everyone = re.compile(f"{family.language_layers}.*")
+            known = sorted({name.rpartition(".")[2] for name in layers if everyone.fullmatch(name)})
+            raise ConfigError(f"model.lora.targets: {target!r} names no linear layer; there are {', '.join(known)}")

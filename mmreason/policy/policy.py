@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoProcessor, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from mmreason.collate import to_device
 from mmreason.config import ModelConfig
@@ -23,7 +23,8 @@ from mmreason.policy import attention
 from mmreason.policy.attention import Formulation, TreeLayout
 from mmreason.policy.checkpoint import write_checkpoint
 from mmreason.policy.dummy import dummy_tree
-from mmreason.policy.families import Family, adapter_pattern, family_of
+from mmreason.policy.families import Family, adapter_pattern, opening, require_targets
+from mmreason.policy.front import CheckpointFront, load_front
 from mmreason.policy.head import ScoringHead, ScoringPlan
 from mmreason.policy.positions import MediaRules, rope_positions
 from mmreason.processors.base import MediaTraits
@@ -191,10 +192,12 @@ def load_policy(config: ModelConfig, device: torch.device | str = "cpu", *, trai
     """Load a checkpoint of a known family with tree attention, scoring head, frozen parts and adapters.
 
     `trained=False` freezes everything (inference, evaluation, the frozen copy itself).
-    Raises ModelError: unknown family or language model, weights missing, sliding-window layers, no safetensors.
+    Raises ModelError: unknown family or language model, weights missing, sliding-window layers, no safetensors; and
+    ConfigError for `lora.targets` that name no layer.
     """
-    family = family_of(config.path, config.revision)
-    base = _load_model(config, family)
+    front = load_front(config)
+    family, processor = front.family, front.processor
+    base = _load_model(config, front)
     base.to(device)  # type: ignore[arg-type]  # the decorator around `to` loses its signature
     head = ScoringHead.install(base)
     _freeze(base, family, config.freeze if trained else ("vision", "audio", "projector", "language"))
@@ -203,9 +206,6 @@ def load_policy(config: ModelConfig, device: torch.device | str = "cpu", *, trai
         model = _with_adapters(base, family, config)
     if config.gradient_checkpointing and trained:
         base.gradient_checkpointing_enable({"use_reentrant": False})
-    processor = AutoProcessor.from_pretrained(
-        config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
     rules = family.rules(base.config)
     return Policy(
         family=family,
@@ -222,47 +222,27 @@ def load_policy(config: ModelConfig, device: torch.device | str = "cpu", *, trai
     )
 
 
-def _load_model(config: ModelConfig, family: Family) -> PreTrainedModel:
-    model_class = getattr(transformers, family.model_class)
-    model_config = family.load_config(config.path, config.revision)
-    _check_language_model(model_config, family)
-    try:
+def _load_model(config: ModelConfig, front: CheckpointFront) -> PreTrainedModel:
+    model_class = getattr(transformers, front.family.model_class)
+    with opening(f"model.path: {config.path}: cannot be loaded"):
         model, loading = model_class.from_pretrained(
             config.path,
-            config=model_config,
+            config=front.config,
             revision=config.revision,
             dtype=getattr(torch, config.dtype),
             attn_implementation="sdpa",
             use_safetensors=True,
             output_loading_info=True,
         )
-    except OSError as error:
-        raise ModelError(f"model.path: {config.path}: {str(error).splitlines()[0]}") from error
     wrong = [*loading["missing_keys"], *loading["mismatched_keys"]]
     if wrong:
         raise ModelError(
-            f"model.path: {config.path}: {len(wrong)} weights of {family.model_class} are missing or of another shape, "
-            f"first {wrong[0]}; this is a checkpoint of another model, or a torn one"
+            f"model.path: {config.path}: {len(wrong)} weights of {front.family.model_class} are missing or of another "
+            f"shape, first {wrong[0]}; this is a checkpoint of another model, or a torn one"
         )
     loaded: PreTrainedModel = model
     prepare_attention(loaded)
     return loaded
-
-
-def _check_language_model(config: PreTrainedConfig, family: Family) -> None:
-    """Refuse, before the weights are read, a language model for which packed rows would be wrong without an error."""
-    text: Any = config.get_text_config()
-    if text.model_type not in family.text_types:
-        raise ModelError(
-            f"{family.model_class} around a {text.model_type!r} language model: family {family.name} is known with "
-            f"{' or '.join(family.text_types)} only; docs/families.md says how to add a family"
-        )
-    layers = set(getattr(text, "layer_types", ["full_attention"]))
-    if layers != {"full_attention"}:
-        raise ModelError(
-            f"{family.model_class} with {', '.join(sorted(layers))} layers: packed rows need full causal attention in "
-            "every layer; set use_sliding_window to false in the checkpoint's config"
-        )
 
 
 def prepare_attention(model: PreTrainedModel) -> None:
@@ -280,6 +260,7 @@ def _with_adapters(base: PreTrainedModel, family: Family, config: ModelConfig) -
     import peft  # takes seconds, and most runs have no adapters
 
     assert config.lora is not None
+    require_targets(base, family, config.lora.targets)
     lora = peft.LoraConfig(
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,  # type: ignore[arg-type]  # any number; annotated too narrowly

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from mmreason.config import RunConfig
+from mmreason.config.extras import require_trackers
 from mmreason.data import load_all
 from mmreason.errors import ConfigError
 from mmreason.reporting import write_report
@@ -19,7 +20,6 @@ from mmreason.rewards import check_rewards
 from mmreason.training.grpo import train_grpo
 from mmreason.training.run import Run
 from mmreason.training.sft import require_demos, train_sft
-from mmreason.training.trackers import require_trackers
 from mmreason.training.watch import StopRequested, Watch, watching
 from mmreason.types import Sample
 

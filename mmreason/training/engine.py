@@ -7,7 +7,6 @@ and processes. DDP and DeepSpeed average over processes; `backward` multiplies b
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmreason.config import TrainConfig
+from mmreason.config.extras import read_deepspeed
 from mmreason.errors import CheckpointError, ConfigError
 
 
@@ -252,10 +252,7 @@ _ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
 def _deepspeed_plugin(config: TrainConfig) -> DeepSpeedPlugin:
     """The user's JSON with our settings filled in where it says "auto". Raises ConfigError on a bad file."""
     assert config.deepspeed is not None
-    try:
-        settings: dict[str, Any] = json.loads(Path(config.deepspeed).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ConfigError(f"train.deepspeed: {config.deepspeed} cannot be read as JSON ({error})") from error
+    settings = read_deepspeed(config.deepspeed)
     # One row is one micro-batch; how many rows make a step changes from step to step, so accumulation is ours.
     settings |= {
         "train_micro_batch_size_per_gpu": 1,

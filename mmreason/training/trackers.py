@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +27,6 @@ CLOSE_S = 20.0
 MOST_WAITING = 2000
 """Records that may wait for a tracker; later ones are only in metrics.jsonl."""
 PROJECT = "mmreason"
-
-PACKAGES = {"comet_ml": "comet-ml"}
-"""What pip calls a tracker's package, where that is not the tracker's name. Its module has the tracker's name."""
-
-
-def require_trackers(names: Sequence[str]) -> None:
-    """Raises ConfigError for trackers that are not installed, a line each."""
-    lacking = [name for name in dict.fromkeys(names) if find_spec(name) is None]
-    if lacking:
-        lines = (
-            f"train.trackers: {name} is not installed; pip install {PACKAGES.get(name, name)}, or take it out"
-            for name in lacking
-        )
-        raise ConfigError("\n".join(lines))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,6 +64,20 @@ assert "torch" not in sys.modules
     assert "train" in done.stdout
 
 
+def test_overrides_may_stand_behind_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("run_dir: r\nmodel: {path: m}\n")
+    assert main(["eval", str(file), "seed=x", "--model", "m", "eval.n=0", "--fresh", "train.steps=0"]) == 2
+    said = capsys.readouterr().err
+    assert "override 'seed=x'" in said
+    assert "override 'eval.n=0'" in said
+    assert "override 'train.steps=0'" in said
+    for line in (["eval", str(file), "eval.n=8", "--modle", "m"], ["rewards", "a=3"]):
+        with pytest.raises(SystemExit):
+            main(line)
+        assert "unrecognized arguments" in capsys.readouterr().err
+
+
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("train", "eval", "demo", "score", "report", "rewards", "doctor"):
         with pytest.raises(SystemExit) as stop:

@@ -333,6 +333,11 @@ def test_other_integers_are_still_read(tmp_path: Path, text: str, value: int) ->
         "1" * 5000,
         "0x" + "f" * 5000,
         "!!timestamp 2024-13-45",
+        "!!timestamp soon",
+        "!!bool maybe",
+        '!!int ""',
+        '"a\\0b"',
+        '"a\\ud800b"',
         "{a: &a [x,x,x,x,x,x,x,x,x], b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a], c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b], "
         "d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c], e: [*d,*d,*d,*d,*d,*d,*d,*d,*d]}",
     ],
@@ -349,6 +354,12 @@ def test_values_that_yaml_cannot_hold_are_one_line(tmp_path: Path, value: str) -
 def test_wrong_overrides_and_wrong_values_come_together(tmp_path: Path) -> None:
     lines = mistakes(tmp_path, GRPO + "sed: 1\n", "steps", "train.steps=0", "=")
     assert [line.split(":")[0] for line in lines] == ["override 'steps'", "override '='", "train.steps", "sed"]
+
+
+def test_what_an_override_replaces_is_the_overrides(tmp_path: Path) -> None:
+    override = "rewards=[{name: accuracy, weigth: 2}]"
+    with pytest.raises(ConfigError, match=r"^override .*: rewards.0.weigth: unknown key; did you mean 'weight'"):
+        load_config(write(tmp_path, GRPO), [override])
 
 
 def test_yaml_syntax_error_names_the_line(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 from mmreason.checking import CheckOptions, CheckReport, check
 from mmreason.cli import main
 from mmreason.demo.media import DemoFiles, write_demo_data
+from mmreason.errors import ConfigError
 from tests.integration.runs import SMALL_MEDIA
 from tests.media_files import cut, write_audio, write_image, write_video
 
@@ -169,6 +171,10 @@ def test_many_findings_of_a_kind_are_counted_and_kept(tmp_path: Path, capsys: py
         ({"run_dir": "/dev/null/run"}, "run_dir: /dev/null/run: no folder can be made there"),
         ({"model": {"path": "nowhere"}}, "model.path: nowhere: no checkpoint there"),
         ({"model": {"path": "./no/where"}}, "model.path: ./no/where: there is no such folder"),
+        ({"run_dir": "a" * 300}, "no folder can be made there"),
+        ({"train": {"trackers": ["comet_ml"]}}, "train.trackers: comet_ml is not installed"),
+        ({"model": {"lora": {"targets": ["q_proj", "nope"]}}}, "model.lora.targets: 'nope' names no linear layer"),
+        ({"data": {"max_prompt_tokens": 2}}, "1 of 1 rows cannot be used"),
         ({"rewards": [{"name": "format", "options": {"pattern": "x+y"}}]}, "fits none of the usual ways"),
     ],
 )
@@ -176,9 +182,34 @@ def test_what_the_config_names_is_looked_at(
     sections: dict[str, Any], expected: str, tiny_omni: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    file = write_run(tmp_path, tiny_omni, [row()], **sections)
+    file = write_run(tmp_path, tiny_omni, [row()])
+    values = yaml.safe_load(file.read_text())
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
+    file.write_text(yaml.safe_dump(values))
     found = [finding.line for finding in check(file).findings]
     assert [line for line in found if expected in line], found
+
+
+@pytest.mark.parametrize("text", ["[]", '{"zero_optimization": 3}', '{"zero_optimization": {"stage": "x"}}', "{"])
+def test_a_deepspeed_file_of_another_kind(text: str, tiny_vl: Path, tmp_path: Path) -> None:
+    (tmp_path / "ds.json").write_text(text)
+    report = check(write_run(tmp_path, tiny_vl, [row()], train={"deepspeed": str(tmp_path / "ds.json")}))
+    (line,) = lines(report, "plug-in")
+    assert f"train.deepspeed: {tmp_path}/ds.json" in line
+
+
+def test_too_few_rows(tiny_vl: Path, tmp_path: Path) -> None:
+    (line,) = lines(check(write_run(tmp_path, tiny_vl, [])), "data")
+    assert line == "data.train: no usable rows for 1 process"
+    (line,) = lines(check(write_run(tmp_path, tiny_vl, [row()]), (), CheckOptions(processes=2)), "data")
+    assert line == "data.train: 1 usable rows for 2 processes"
+
+
+def test_numbers_that_cannot_be() -> None:
+    for make in (partial(CheckOptions, processes=0), partial(CheckOptions, rows=-1), partial(CheckOptions, decode=-5)):
+        with pytest.raises(ConfigError, match="expected at least 1 process"):
+            make()
 
 
 def test_a_model_outside_the_table_is_one_line(tmp_path: Path) -> None:

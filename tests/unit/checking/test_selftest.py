@@ -144,11 +144,17 @@ def test_choices_are_tried_against_the_other_options(tmp_path: Path) -> None:
         ("What is it? <answer> B </answer>", "B", "<answer> B </answer>"),
         ("The correct answer is 42. How many?", "42", "answer is 42"),
         ("Answer: B", "B", "Answer: B"),
-        ("Describe it: a red kite over the hills. Well?", "A red kite over", "A red kite over"),
+        ("Describe it: a red kite over the hills. Well?", "A red kite over", "a red kite over"),
         ("Is the answer 42.5?", "42", None),
         ("Which answer is best?", "B", None),
         ("Is it red or blue?", "red", None),
         ("What does the answer Blue mean?", "B", None),
+        ("Is it red? Answer yes or no.", "yes", None),
+        ("Which one? Answer A, B, C or D.", "A", None),
+        ("Give the letter only, for example: answer: B", "B", None),
+        ("Is it an apple tree or a cherry tree?", "an apple tree", None),
+        ("Is it an apple tree or a cherry tree?", "a cherry tree", None),
+        ("The answer is red, because of rust. Which colour?", "red", "answer is red"),
     ],
 )
 def test_leaks(text: str, gold: str, found: str | None) -> None:
@@ -198,3 +204,23 @@ def test_a_shape_of_ones_own_needs_a_place_for_the_answer() -> None:
 def test_findings_can_be_read_by_programs(tmp_path: Path) -> None:
     found = report(tmp_path, [*colours(), row(task="numeric", answer="many")], [ACCURACY])
     assert json.loads(json.dumps([(f.kind, f.line) for f in found.findings if f.kind == "gold"]))[0][0] == "gold"
+
+
+# ---- rows without a gold, rewards without an end
+
+
+def test_a_row_without_a_gold_needs_a_reward_that_wants_none(tmp_path: Path) -> None:
+    rows = [*colours(), row(answer=None)]
+    (line,) = lines(report(tmp_path, rows, [ACCURACY]), "gold")
+    assert line.startswith(f"{tmp_path}/train.jsonl:5: no gold answer, and no score without one: reward accuracy")
+    assert not lines(report(tmp_path, [row(answer=None)], [{"name": "format"}]), "gold")
+    sft = {"train": {"method": "sft"}}
+    assert not lines(report(tmp_path, [row(answer=None, demos=["a"])], [ACCURACY], **sft), "gold")
+
+
+def test_rewards_that_hang_are_not_waited_for_row_by_row(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\ndef slow(sample, text):\n    time.sleep(60)\n")
+    rewards = [{"name": f"{tmp_path}/slow.py:slow"}]
+    found = report(tmp_path, colours() * 10, rewards, scoring={"deadline_s": 0.2})
+    assert "no score after the deadline for any of 4 rows; 36 rows not tried" in lines(found, "reward")
+    assert len(lines(found, "gold")) == 4

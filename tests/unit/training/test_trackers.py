@@ -13,10 +13,11 @@ import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from mmreason.config import TrainConfig
+from mmreason.config.extras import require_trackers
 from mmreason.errors import ConfigError
 from mmreason.training import trackers
 from mmreason.training.metrics import METRICS, MetricsLog
-from mmreason.training.trackers import Trackers, Trouble, require_trackers
+from mmreason.training.trackers import Trackers, Trouble
 
 
 class Recorder(GeneralTracker):  # type: ignore[misc]  # accelerate carries no types
