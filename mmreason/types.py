@@ -237,6 +237,8 @@ class RolloutGroup:
     prompt: Segment
     rollouts: tuple[Rollout, ...]
     scores: tuple[Score, ...] = ()
+    greedy: Score | None = None
+    """Of the greedy answer to the same prompt, where the method compares with one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

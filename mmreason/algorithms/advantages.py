@@ -23,7 +23,7 @@ class Outcomes:
     """The rewards of all processes' groups for one batch, float64.
 
     Example: one group of two answers, 3 and 9 tokens, by accuracy and format: `Outcomes(total_NG=[[1.2, 0.2]],
-    parts_NGK=[[[1., 1.], [0., 1.]]], weights_K=[1., .2], tokens_NG=[[3., 9.]])`
+    parts_NGK=[[[1., 1.], [0., 1.]]], weights_K=[1., .2], tokens_NG=[[3., 9.]], greedy_N=[nan])`
     """
 
     total_NG: Tensor
@@ -32,6 +32,8 @@ class Outcomes:
     weights_K: Tensor
     tokens_NG: Tensor
     """Lengths of the answers."""
+    greedy_N: Tensor
+    """Reward of the greedy answer to each prompt; NaN where none was sampled or it has no score."""
 
 
 def group(rewards_NG: Tensor, epsilon: float = EPSILON) -> Tensor:
@@ -107,7 +109,7 @@ def gdpo(parts_NGK: Tensor, weights_K: Tensor, epsilon: float = EPSILON) -> Tens
 def remax(rewards_NG: Tensor, greedy_N: Tensor) -> Tensor:
     """r - reward of the greedy answer to the same prompt. Li et al. 2023 (ReMax). Unbiased, also for G = 1.
 
-    No config names it: the loop samples no greedy answer yet.
+    A prompt whose greedy answer has no score gets 0. It costs one more answer per prompt.
     """
     return _zero_missing(rewards_NG - greedy_N[:, None])
 
@@ -140,9 +142,13 @@ ADVANTAGES: dict[str, Callable[[Outcomes, float], Tensor]] = {
     "reinforce_pp_baseline_tokens": lambda outcomes, epsilon: reinforce_pp_baseline(
         outcomes.total_NG, outcomes.tokens_NG, epsilon
     ),
+    "remax": lambda outcomes, epsilon: remax(outcomes.total_NG, outcomes.greedy_N),
     "contrast": lambda outcomes, epsilon: contrast(outcomes.total_NG),
     "gdpo": lambda outcomes, epsilon: gdpo(outcomes.parts_NGK, outcomes.weights_K, epsilon),
 }
+
+NEEDS_GREEDY = ("remax",)
+"""These compare with a greedy answer, which has to be sampled too."""
 
 
 def has_signal(rewards_NG: Tensor) -> Tensor:

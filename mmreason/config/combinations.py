@@ -36,7 +36,7 @@ def _grpo_has_rewards(config: RunConfig) -> Iterator[str]:
 
 
 def _groups_compare(config: RunConfig) -> Iterator[str]:
-    if config.train.method == "grpo" and config.rollout.n < 2:
+    if config.train.method == "grpo" and config.rollout.n < 2 and config.grpo.advantage != "remax":
         yield f"rollout.n: {config.rollout.n}, but a group needs at least 2 answers to compare"
 
 
@@ -155,6 +155,11 @@ def _kl_in_the_reward(config: RunConfig) -> Iterator[str]:
         yield "grpo.kl_in: reward, but grpo.advantage gdpo has no total reward to take it off; use loss"
 
 
+def _remax_needs_no_spread(config: RunConfig) -> Iterator[str]:
+    if config.grpo.advantage == "remax" and config.grpo.drop_constant_groups:
+        yield "grpo.drop_constant_groups: true, but grpo.advantage remax learns from such groups too; use false"
+
+
 def _rewards_apart_are_summed(config: RunConfig) -> Iterator[str]:
     if config.grpo.advantage == "gdpo" and config.scoring.combine != "sum":
         yield f"scoring.combine: {config.scoring.combine}, but grpo.advantage gdpo sums normalised rewards; use sum"
@@ -179,5 +184,6 @@ _CHECKS = (
     _disco_is_whole,
     _kl_has_a_coefficient,
     _kl_in_the_reward,
+    _remax_needs_no_spread,
     _rewards_apart_are_summed,
 )

@@ -184,13 +184,14 @@ class GrpoConfig(Section):
         "reinforce_pp_tokens",
         "reinforce_pp_baseline",
         "reinforce_pp_baseline_tokens",
+        "remax",
         "contrast",
         "gdpo",
     ] = "group"
     """group: (r - mean) / std of the group; group_mean: r - mean (Dr.GRPO); batch: r - group mean, over batch std;
     rloo: leave-one-out; reinforce_pp: (r - mean) / std of the batch, _baseline: after r - group mean, _tokens: longer
-    answers count more in mean and std; contrast: mean of right minus mean of wrong answers (DisCO); gdpo: every reward
-    normalised in its group, then the sum over the batch."""
+    answers count more in mean and std; remax: r - r of a greedy answer; contrast: mean of right minus mean of wrong
+    answers (DisCO); gdpo: every reward normalised in its group, then the sum over the batch."""
     ratio: Literal["token", "sequence", "sequence_token"] = "token"
     """What is clipped: each token's ratio, or the answer's geometric mean (GSPO; GSPO-token)."""
     clip: Literal["ppo", "none", "gppo", "cispo", "sapo", "geometric", "disco_b", "disco", "disco_ratio"] = "ppo"

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from mmreason.algorithms.advantages import has_signal, mean_within
+from mmreason.algorithms.advantages import NEEDS_GREEDY, has_signal, mean_within
 from mmreason.config import RunConfig
 from mmreason.errors import GoldError
 from mmreason.rewards.base import BAD_GOLD, keep_mask
 from mmreason.rollout.base import SamplingParams
 from mmreason.training.run import Run
 from mmreason.training.tally import Tally, tally_groups
-from mmreason.types import Rollout, RolloutGroup
+from mmreason.types import Rollout, RolloutGroup, Sample, Score, Segment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +77,24 @@ def sample_groups(run: Run, step: int, attempt: int, count: int) -> list[Rollout
         answers = run.rollouts.generate([prompt for _, prompt in prompts], config.rollout.n, sampling(config), seeds)
     with run.timed("reward"):
         scores = run.rewards.score([(sample, group) for (sample, _), group in zip(prompts, answers, strict=True)])
+    greedy = greedy_scores(run, prompts) if config.grpo.advantage in NEEDS_GREEDY else [None] * len(prompts)
     for (sample, _), marks in zip(prompts, scores, strict=True):
         for error in {mark.error for mark in marks if mark.error}:
             run.announce(error, f"sample {sample.id}")
     return [
-        RolloutGroup(sample=sample, prompt=prompt, rollouts=group, scores=tuple(marks))
-        for (sample, prompt), group, marks in zip(prompts, answers, scores, strict=True)
+        RolloutGroup(sample=sample, prompt=prompt, rollouts=group, scores=tuple(marks), greedy=best)
+        for (sample, prompt), group, marks, best in zip(prompts, answers, scores, greedy, strict=True)
     ]
+
+
+def greedy_scores(run: Run, prompts: Sequence[tuple[Sample, Segment]]) -> list[Score | None]:
+    """The score of a greedy answer to each prompt."""
+    params = replace(sampling(run.config), greedy=True)
+    with run.timed("rollout"):
+        answers = run.rollouts.generate([prompt for _, prompt in prompts], 1, params, [[0] for _ in prompts])
+    with run.timed("reward"):
+        scores = run.rewards.score([(sample, group) for (sample, _), group in zip(prompts, answers, strict=True)])
+    return [marks[0] for marks in scores]
 
 
 def sampling(config: RunConfig) -> SamplingParams:

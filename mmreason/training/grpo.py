@@ -22,7 +22,7 @@ from mmreason.training.collect import Collected, collect, is_masked, rewards_of
 from mmreason.training.objective import kl_coefficient, kl_sums, objective_of, row_loss
 from mmreason.training.run import Run
 from mmreason.training.update import rows_of, update, weigh
-from mmreason.types import Batch, Rollout, RolloutGroup, Segment, Tree
+from mmreason.types import Batch, Rollout, RolloutGroup, Score, Segment, Tree
 
 
 def train_grpo(run: Run) -> None:
@@ -63,9 +63,11 @@ def advantages_of(run: Run, groups: Sequence[RolloutGroup], penalties_NG: Tensor
     """float64 [N, G] for this process's groups, from those of all processes: some rows look at them together."""
     config = run.config
     mine = outcomes_of(config, groups)
-    parts = run.engine.gather((mine.total_NG - penalties_NG, mine.parts_NGK, mine.tokens_NG))
-    total_NG, parts_NGK, tokens_NG = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    outcomes = Outcomes(total_NG=total_NG, parts_NGK=parts_NGK, weights_K=mine.weights_K, tokens_NG=tokens_NG)
+    parts = run.engine.gather((mine.total_NG - penalties_NG, mine.parts_NGK, mine.tokens_NG, mine.greedy_N))
+    total_NG, parts_NGK, tokens_NG, greedy_N = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    outcomes = Outcomes(
+        total_NG=total_NG, parts_NGK=parts_NGK, weights_K=mine.weights_K, tokens_NG=tokens_NG, greedy_N=greedy_N
+    )
     advantages_NG = ADVANTAGES[config.grpo.advantage](outcomes, config.grpo.option("epsilon"))
     first = sum(len(total_NG) for total_NG, *_ in parts[: run.engine.rank])
     return advantages_NG[first : first + len(groups)]
@@ -82,7 +84,12 @@ def outcomes_of(config: RunConfig, groups: Sequence[RolloutGroup]) -> Outcomes:
         parts_NGK=torch.tensor(parts, dtype=torch.float64).reshape(len(groups), n, len(names)),
         weights_K=torch.tensor(weights, dtype=torch.float64),
         tokens_NG=torch.tensor(tokens, dtype=torch.float64).reshape(len(groups), n),
+        greedy_N=torch.tensor([_total(group.greedy) for group in groups], dtype=torch.float64),
     )
+
+
+def _total(score: Score | None) -> float:
+    return math.nan if score is None or score.total is None else score.total
 
 
 def penalties(run: Run, groups: Sequence[RolloutGroup], coefficient: float) -> tuple[Tensor, dict[str, float]]:

@@ -12,9 +12,10 @@ import torch
 from mmreason.config import build_config
 from mmreason.demo.media import DemoFiles
 from mmreason.errors import ConfigError
+from mmreason.rollout.base import SamplingParams
 from mmreason.training import open_run, run
 from mmreason.training.collect import sample_groups
-from mmreason.training.grpo import credit, outcomes_of, penalties, with_logprobs
+from mmreason.training.grpo import advantages_of, credit, outcomes_of, penalties, with_logprobs
 from mmreason.training.update import rows_of
 from tests.integration.runs import config, metrics, weights
 
@@ -150,3 +151,28 @@ def test_disco_sees_whole_groups_or_says_what_to_do(tiny_omni: Path, demo_data: 
     small = {**train, "row_tokens": prompt.ids.shape[0] + 20}
     with pytest.raises(ConfigError, match=r"^train.row_tokens: \d+ is too little for a prompt with all its answers"):
         _train(tmp_path / "split", tiny_omni, demo_data, grpo=grpo, train=small, rewards=rewards)
+
+
+def test_remax_compares_with_a_greedy_answer_even_alone(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
+    file = tmp_path / "length.py"
+    file.write_text("def reward(sample, text):\n    return float(len(text) % 3)\n")
+    sections: dict[str, Any] = {
+        "grpo": {"advantage": "remax"},
+        "train": {**TRAIN, "prompts_per_step": 4},
+        "rollout": {**SHORT, "n": 1},
+        "rewards": [{"name": f"{file}:reward"}],
+    }
+    values = config(tmp_path / "opened", tiny_omni, demo_data, "grpo", **sections)
+    with contextlib.closing(open_run(build_config(values, "test"))) as opened:
+        groups = sample_groups(opened, 1, 0, 4)
+        greedy = [group.greedy.total or 0.0 for group in groups if group.greedy is not None]
+        params = SamplingParams(greedy=True, max_new_tokens=8)
+        answers = opened.rollouts.generate([group.prompt for group in groups], 1, params, [[5]] * 4)
+        assert greedy == [len(answer.text) % 3 for (answer,) in answers]
+        found_NG = advantages_of(opened, groups, torch.zeros(4, 1))
+        assert found_NG.flatten().tolist() == [
+            len(group.rollouts[0].text) % 3 - best for group, best in zip(groups, greedy, strict=True)
+        ]
+    (line, _) = _train(tmp_path / "run", tiny_omni, demo_data, **sections)
+    assert line["groups/kept"] == 4
+    assert line["grad_norm"] > 0

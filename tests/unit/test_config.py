@@ -213,6 +213,7 @@ train: {learning_rates: {vision: 1e-5}, row_tokens: 512}
         ("clip: geometric, ratio: sequence", "grpo.ratio: sequence, but grpo.clip geometric clips tokens"),
         ("clip: sapo, clip_schedule: shrink", "grpo.clip_schedule: shrink, but grpo.clip sapo has no bounds"),
         ("clip: disco_b, mask_truncated: false, advantage: contrast", "train.aggregation: token_mean, but grpo.clip"),
+        ("advantage: remax", "grpo.drop_constant_groups: true, but grpo.advantage remax learns from such groups too"),
         ("keep_mean: [0.9, 0.1]", "grpo.keep_mean: [0.9, 0.1], expected the lower bound first"),
         ("advantage: gdpo}\nscoring: {combine: product", "scoring.combine: product, but grpo.advantage gdpo sums"),
     ],

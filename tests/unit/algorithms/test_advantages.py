@@ -25,11 +25,15 @@ EPSILON = 1e-4
 
 
 def outcomes(rewards: list[list[float]] | Tensor, tokens: list[list[float]] | None = None) -> Outcomes:
-    """These rewards as the only ones."""
+    """These rewards as the only ones; the greedy answer has that of the group's middle."""
     total_NG = torch.as_tensor(rewards, dtype=torch.float64)
-    tokens_NG = torch.ones_like(total_NG) if tokens is None else torch.tensor(tokens, dtype=torch.float64)
-    weights_K = torch.ones(1, dtype=torch.float64)
-    return Outcomes(total_NG=total_NG, parts_NGK=total_NG[..., None], weights_K=weights_K, tokens_NG=tokens_NG)
+    return Outcomes(
+        total_NG=total_NG,
+        parts_NGK=total_NG[..., None],
+        weights_K=torch.ones(1, dtype=torch.float64),
+        tokens_NG=torch.ones_like(total_NG) if tokens is None else torch.tensor(tokens, dtype=torch.float64),
+        greedy_N=total_NG.nanmean(-1),
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,8 +117,8 @@ def test_token_weights_are_as_if_an_answer_stood_there_once_per_token() -> None:
 
 
 def test_remax() -> None:
-    found = remax(torch.tensor([[1.0, NAN], [0.0, 1.0]]), torch.tensor([0.25, 1.0]))
-    assert found.tolist() == [[0.75, 0.0], [-1.0, 0.0]]
+    found = remax(torch.tensor([[1.0, NAN], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0.25, 1.0, NAN]))
+    assert found.tolist() == [[0.75, 0.0], [-1.0, 0.0], [0.0, 0.0]]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +153,7 @@ def test_scale(name: str, rewards: list[list[float]], factor: float) -> None:
     rewards_NG = torch.tensor(rewards, dtype=torch.float64)
     found = ADVANTAGES[name](outcomes(rewards_NG), 1e-12)
     scaled = ADVANTAGES[name](outcomes(rewards_NG * factor), 1e-12)
-    expected = found * factor if name in ("group_mean", "rloo") else found
+    expected = found * factor if name in ("group_mean", "rloo", "remax") else found
     torch.testing.assert_close(scaled, expected, atol=1e-6, rtol=1e-6)
 
 

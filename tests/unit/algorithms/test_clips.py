@@ -124,6 +124,17 @@ def test_geometric_golden() -> None:
         torch.testing.assert_close(torch.autograd.grad(-out.loss, leaf)[0], expected)
 
 
+def test_geometric_bounds_are_apart_and_counted() -> None:
+    """A > 0 is cut above at high, A < 0 below at low."""
+    bounds = Bounds(low=0.1, high=0.3)
+    for advantage, mean, side in ((1.0, -0.2 / 3, "high"), (-1.0, 0.9 / 3, "low")):
+        tokens, _ = tokens_of([[0.5, -0.5, 0.0] if advantage > 0 else [0.8, -0.5, 0.2]], [advantage])
+        out = policy_loss(tokens, Objective(clip="geometric", bounds=bounds))
+        assert -out.loss.item() == pytest.approx(advantage * math.exp(mean))
+        assert out.metrics[f"clip_fraction/{side}"] == pytest.approx(1 / 3)
+        assert out.metrics["clip_fraction"] == pytest.approx(1 / 3)
+
+
 def test_an_unclipped_geometric_mean_is_the_sequence_ratio() -> None:
     """GMPO without bounds = GSPO without bounds."""
     tokens, _ = tokens_of(GAPS, [1.0, -0.5], aggregation="sequence_mean")
@@ -202,10 +213,16 @@ def test_tokens_without_weight_belong_to_no_answer() -> None:
 
 
 def test_metrics_count_clipped_tokens() -> None:
-    tokens, _ = tokens_of([[math.log(1.5)], [0.0, 0.0], [math.log(0.5)]], [1.0, 1.0, -1.0])
+    tokens, _ = tokens_of([[math.log(1.5)] * 2, [0.0], [math.log(0.5)], [math.log(4.0)]], [1.0, 1.0, -1.0, -1.0])
     metrics = policy_loss(tokens, Objective()).metrics
-    assert (metrics["clip_fraction"], metrics["ratio"]) == pytest.approx((0.5, 1.0))
-    assert (metrics["clip_fraction/low"], metrics["clip_fraction/high"]) == pytest.approx((0.25, 0.25))
+    assert (metrics["clip_fraction"], metrics["ratio"]) == pytest.approx((0.6, 1.7))
+    assert (metrics["clip_fraction/low"], metrics["clip_fraction/high"]) == pytest.approx((0.2, 0.4))
+    dual = policy_loss(tokens, Objective(bounds=Bounds(dual=3.0))).metrics
+    assert (dual["clip_fraction/low"], dual["clip_fraction/high"]) == pytest.approx((0.2, 0.6))
+    soft = policy_loss(tokens, Objective(clip="sapo")).metrics
+    assert (soft["clip_fraction/low"], soft["clip_fraction/high"]) == pytest.approx((0.2, 0.2))
+    weighted = policy_loss(tokens, Objective(clip="cispo", bounds=Bounds(low=0.2, high=1.0))).metrics
+    assert (weighted["clip_fraction/low"], weighted["clip_fraction/high"]) == pytest.approx((0.2, 0.2))
 
 
 @pytest.mark.parametrize(
