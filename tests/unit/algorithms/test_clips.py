@@ -213,9 +213,9 @@ def test_tokens_without_weight_belong_to_no_answer() -> None:
 
 
 def test_metrics_count_clipped_tokens() -> None:
-    tokens, _ = tokens_of([[math.log(1.5)] * 2, [0.0], [math.log(0.5)], [math.log(4.0)]], [1.0, 1.0, -1.0, -1.0])
+    tokens, _ = tokens_of([[math.log(1.5)] * 2, [0.0], [math.log(0.5)], [math.log(6.0)]], [1.0, 1.0, -1.0, -1.0])
     metrics = policy_loss(tokens, Objective()).metrics
-    assert (metrics["clip_fraction"], metrics["ratio"]) == pytest.approx((0.6, 1.7))
+    assert (metrics["clip_fraction"], metrics["ratio"]) == pytest.approx((0.6, 2.1))
     assert (metrics["clip_fraction/low"], metrics["clip_fraction/high"]) == pytest.approx((0.2, 0.4))
     dual = policy_loss(tokens, Objective(bounds=Bounds(dual=3.0))).metrics
     assert (dual["clip_fraction/low"], dual["clip_fraction/high"]) == pytest.approx((0.2, 0.6))
