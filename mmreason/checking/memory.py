@@ -71,12 +71,17 @@ def forecast(family: Family, model_config: Any, config: RunConfig, longest_promp
         inputs = text.num_hidden_layers * train.row_tokens * text.hidden_size * 4
         kept = inputs + kept // text.num_hidden_layers
     parts[f"update: activations of a row of {train.row_tokens} tokens"] = kept // half
+    if copies := 0 if stage else _copies(model, family, config):
+        parts["update: bfloat16 copies of weights"] = copies
     chunk = min(config.model.head_chunk, train.row_tokens)
     parts[f"update: logits of {chunk} tokens"] = 3 * chunk * text.vocab_size * 4
     if train.method == "grpo":
         rows = min(config.rollout.max_rows, train.prompts_per_step * config.rollout.n)
         tokens = longest_prompt + config.rollout.max_new_tokens
         parts[f"sampling: keys and values of {rows} answers"] = rows * tokens * _cache_bytes(text) * (4 // half)
+        if stage == 3 and processes > 1:
+            whole = total * (2 if train.precision == "bf16" else width)
+            parts["sampling: weights of the other processes"] = whole - whole // processes
     where = f"{processes} process{'es' if processes > 1 else ''}" + (f", ZeRO-{stage}" if stage else "")
     return Forecast(title=where, parts=parts, notes=tuple(_notes(config)))
 
@@ -98,6 +103,17 @@ def _states(
         "gradients": gradients // shared["gradients"],
         "optimizer": optimizer // shared["optimizer"],
     }
+
+
+def _copies(model: nn.Module, family: Family, config: RunConfig) -> int:
+    """Bytes of the language model's weights in bfloat16, which autocast makes of float32 and keeps: for backward, or,
+    with checkpointing, of trained ones until the forward ends."""
+    kept = not config.model.gradient_checkpointing
+    trained = config.model.lora is None and "language" not in config.model.freeze
+    if config.train.precision != "bf16" or config.model.dtype != "float32" or not (kept or trained):
+        return 0
+    modules = model.get_submodule(family.language_model).modules()
+    return sum(2 * module.weight.numel() for module in modules if isinstance(module, nn.Linear))
 
 
 def _trained(model: nn.Module, family: Family, config: RunConfig) -> int:

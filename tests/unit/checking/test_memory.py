@@ -79,12 +79,15 @@ def test_processes_and_stages_share_what_they_partition(tiny_vl: Path, tmp_path:
         policy = load_policy(config.model, trained=False)
         found = forecast(policy.family, policy.base.config, config, 100, processes)
         assert f"ZeRO-{stage}" in found.title
-        return {name.partition(" ")[0]: size for name, size in found.parts.items()}
+        others = found.parts.get("sampling: weights of the other processes", 0)
+        return {"others": others} | {name.partition(" ")[0]: size for name, size in found.parts.items()}
 
     alone, second, third = parts(2, 1), parts(2, 4), parts(3, 4)
     assert second["weights"] == alone["weights"]
     assert second["gradients"] == alone["gradients"] // 4
     assert third["weights"] == alone["weights"] // 4
+    assert third["others"] + third["weights"] == pytest.approx(alone["weights"], abs=4)  # whole to sample
+    assert second["others"] == 0
     assert third["optimizer"] == second["optimizer"] == alone["optimizer"] // 4
 
 
@@ -100,3 +103,34 @@ def test_checkpointing_and_lower_precision_need_less(tiny_vl: Path) -> None:
     assert activations(model={"gradient_checkpointing": True}) < full
     assert activations(train={"row_tokens": 512, "precision": "bf16"}) == full // 2
     assert activations(train={"row_tokens": 1024}) == pytest.approx(2 * full, rel=0.05)
+
+
+def test_what_autocast_keeps_of_weights(tiny_vl: Path) -> None:
+    """The copies that a real forward under autocast saves for backward, found by their sizes."""
+    bf16 = {"row_tokens": 512, "precision": "bf16"}
+    config = settings(tiny_vl, train=bf16)
+    policy = load_policy(config.model)
+    language: Any = policy.base.get_submodule(policy.family.language_model)
+    weights = [module.weight for module in language.modules() if isinstance(module, torch.nn.Linear)]
+    sizes = {2 * weight.numel() for weight in weights}
+    held: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        held[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    embedded = torch.randn(1, 7, language.config.hidden_size, requires_grad=True)
+    inputs = {"inputs_embeds": embedded, "attention_mask": {"full_attention": None}, "use_cache": False}
+    language.set_attn_implementation("eager")
+    with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        language(**inputs)
+    copies = sum(t.untyped_storage().nbytes() for t in held.values() if t.untyped_storage().nbytes() in sizes)
+
+    def forecasted(**sections: Any) -> int:
+        found = forecast(policy.family, policy.base.config, settings(tiny_vl, **sections), 100, 1)
+        return found.parts.get("update: bfloat16 copies of weights", 0)
+
+    assert forecasted(train=bf16) == copies == sum(2 * weight.numel() for weight in weights)
+    assert forecasted(train=bf16, model={"gradient_checkpointing": True}) == copies
+    assert forecasted(train=bf16, model={"gradient_checkpointing": True, "lora": {}}) == 0
+    assert forecasted() == forecasted(train=bf16, model={"dtype": "bfloat16"}) == 0
