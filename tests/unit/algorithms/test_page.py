@@ -1,0 +1,36 @@
+"""docs/algorithms.md names every choice, and its configs are configs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from mmreason.config import GrpoConfig, TrainConfig, load_config
+from mmreason.config.grpo_options import OPTIONS
+
+PAGE = (Path(__file__).parents[3] / "docs" / "algorithms.md").read_text(encoding="utf-8")
+METHODS = re.findall(r"^\| ([^|]+) \| (.*`(?:grpo|train): .*) \|$", PAGE, re.MULTILINE)
+
+
+def test_every_choice_and_option_is_on_the_page() -> None:
+    fields = [*GrpoConfig.model_fields.values(), TrainConfig.model_fields["aggregation"]]
+    choices = {choice for field in fields for choice in get_args(field.annotation) if isinstance(choice, str)}
+    assert choices | set(OPTIONS) <= set(re.findall(r"[\w+*]+", PAGE))
+
+
+@pytest.mark.parametrize(("method", "cell"), METHODS, ids=[method for method, _ in METHODS])
+def test_the_configs_of_methods_are_configs(method: str, cell: str, tmp_path: Path) -> None:
+    parts = re.findall(r"`((?:grpo|train): \{[^`]*\})`", cell)
+    assert parts
+    file = tmp_path / "run.yaml"
+    lines = ["run_dir: r", "model: {path: m}", "rewards: [{name: accuracy}]", *parts]
+    file.write_text("\n".join(lines).replace("...", "0.01"))
+    config = load_config(file)
+    assert config.grpo != GrpoConfig() or config.train != TrainConfig()
+
+
+def test_there_are_methods() -> None:
+    assert len(METHODS) >= 15
