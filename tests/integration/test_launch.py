@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ SILENT = r"rank 1 \(.+\) stopped answering in stage \w+ of step \d+, 30 s ago" +
 
 
 def _values(folder: Path, model: Path, data: DemoFiles, **train: Any) -> dict[str, Any]:
-    settings = {"steps": 40, "prompts_per_step": 2, "save_every": 5, "keep": 1, **train}
+    settings = {"steps": 26, "prompts_per_step": 2, "save_every": 5, "keep": 1, **train}
     return config(folder / "run", model, data, "sft", train=settings)
 
 
@@ -119,7 +120,7 @@ def test_stopped_killed_and_frozen_on_one_node(
     (saved,) = (tmp_path / "run/checkpoints").glob("step-*/manifest.json")
 
     process = launch("one_node.sh", tmp_path, PROCESSES=2)
-    wait_for_step(12, process, tmp_path)
+    wait_for_step(9, process, tmp_path)
     killed = time.monotonic()
     rank(process, 1).kill()
     status, output = ended(process, tmp_path, timeout=120)
@@ -131,7 +132,7 @@ def test_stopped_killed_and_frozen_on_one_node(
     assert "Traceback" not in output
 
     process = launch("one_node.sh", tmp_path, PROCESSES=2)
-    wait_for_step(20, process, tmp_path)
+    wait_for_step(16, process, tmp_path)
     stopped = time.monotonic()
     rank(process, 1).suspend()
     status, output = ended(process, tmp_path, timeout=120)
@@ -191,6 +192,14 @@ def test_an_error_on_one_process_only(tiny_omni: Path, demo_data: DemoFiles, tmp
     assert "Traceback" not in output
 
 
+def test_a_stage_that_takes_too_long(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
+    write(_values(tmp_path, tiny_omni, demo_data), tmp_path)
+    status, output = ended(launch("one_node.sh", tmp_path, "train.timeout_s=1", PROCESSES=2), tmp_path)
+    assert status == 3, output
+    (line,) = ours(output)
+    assert re.fullmatch(r"rank \d \(.+\) has been in stage \w+.* for more than 1 s \(train.timeout_s\)" + END, line)
+
+
 # ---- what the scripts refuse -----------------------------------------------------------------------------------------
 
 
@@ -216,6 +225,11 @@ def test_no_config_and_no_program(script: str, tmp_path: Path) -> None:
     assert "run.yaml: no such config file" in _refused(script, tmp_path, **given)
     (tmp_path / "run.yaml").touch()
     assert "nowhere: not found; set PYTHON" in _refused(script, tmp_path, PYTHON="nowhere", **given)
+
+
+def test_a_mistake_in_the_config_is_said_once(tmp_path: Path) -> None:
+    write({"run_dir": "run", "model": {"path": "nowhere"}, "train": {"stepps": 3, "method": "sft"}}, tmp_path)
+    assert "train.stepps: unknown key; did you mean 'steps'?" in _refused("one_node.sh", tmp_path, PROCESSES=2)
 
 
 def test_more_processes_than_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +261,10 @@ def test_a_rendezvous_that_does_not_come_about(tmp_path: Path) -> None:
     assert "MASTER_ADDR is not set" in _refused("nodes.sh", tmp_path, NODES=2, NODE_RANK=0)
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
+SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.skipif(SHELLCHECK is None, reason="needs shellcheck")
 def test_scripts_are_clean() -> None:
-    done = subprocess.run(["shellcheck", *map(str, SCRIPTS.glob("*.sh"))], capture_output=True, text=True)
+    done = subprocess.run([str(SHELLCHECK), *map(str, SCRIPTS.glob("*.sh"))], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
