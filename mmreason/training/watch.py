@@ -1,7 +1,7 @@
 """Several processes live and end together: one that dies, hangs or fails stops the others, with a line that names it.
 
-Once a second a thread of every process writes where it is (a "beat") into the store through which the processes of a
-run found each other, and looks at the others. Who finds a fault posts a verdict there, once and for all; everybody
+Once a second a thread of every process writes that it lives, and where it is (a "beat"), into the store through which
+the processes of a run found each other, and looks at the others. Who finds a fault posts a verdict there, once and for all; everybody
 obeys it: one line on the terminal of each node, then the end of the process, whatever its main thread waits for.
 
     found by                        what                                                         after about
@@ -164,6 +164,11 @@ class PeerWatch(Watch):
             raise RankError(verdict["text"]) from error
         _say(verdict["text"])
 
+    def enter(self, stage: str) -> None:
+        super().enter(stage)
+        with contextlib.suppress(RuntimeError):  # the thread finds out what has become of the store
+            self._publish()
+
     def signalled(self, name: str) -> None:
         # Said later, by the thread: a launcher sends SIGTERM also when another process has died.
         self._signal = self._signal or (name, self._beats)
@@ -190,13 +195,16 @@ class PeerWatch(Watch):
                 _say(f"the node of rank 0 is gone, last seen in {place}; {GOES_ON}")
                 os._exit(EXIT_STATUS)
 
-    def _beat(self, *, done: bool = False) -> None:
+    def _beat(self) -> None:
         self._beats += 1
         place, since = self._here
         self._here = (place, since) if place == self.place else (self.place, self._beats)
+        self._publish()
+        self._reassure(self.place)
+
+    def _publish(self, *, done: bool = False) -> None:
         beat = {**self._me, "place": self.place, "beat": self._beats, "done": done}
         self._store.set(_key(self.rank), json.dumps(beat))
-        self._reassure(self.place)
 
     def _reassure(self, line: str) -> None:
         """A line for the guard."""
@@ -295,7 +303,7 @@ class PeerWatch(Watch):
         with contextlib.suppress(RuntimeError):  # the store may be gone, as the others are done
             if self._signal is not None:
                 self._say_signal()
-            self._beat(done=done)
+            self._publish(done=done)
         self._reassure(guard.END)
         assert self._guard.stdin is not None
         self._guard.stdin.close()
