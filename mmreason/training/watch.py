@@ -1,8 +1,9 @@
 """Several processes live and end together: one that dies, hangs or fails stops the others, with a line that names it.
 
 Once a second a thread of every process writes that it lives, and where it is (a "beat"), into the store through which
-the processes of a run found each other, and looks at the others. Who finds a fault posts a verdict there, once and for all; everybody
-obeys it: one line on the terminal of each node, then the end of the process, whatever its main thread waits for.
+the processes of a run found each other, and looks at the others. Who finds a fault posts a verdict there, once and for
+all; everybody obeys it: one line on the terminal of each node, then the end of the process, whatever its main thread
+waits for.
 
     found by                        what                                                         after about
     the process itself              an exception; a stage that takes longer than train.timeout_s    at once
