@@ -9,11 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmreason.checking.answers import shape_of
 from mmreason.checking.files import decode_files
 from mmreason.checking.findings import CheckOptions, Findings
 from mmreason.checking.rows import Row, read_all, spread, with_media_there
-from mmreason.checking.selftest import self_test
 from mmreason.config import DataConfig, MediaConfig, RewardConfig, RunConfig, ScoringConfig, TrainConfig
 from mmreason.config.extras import read_deepspeed, require_trackers
 from mmreason.errors import ConfigError, MMReasonError, ModelError
@@ -153,6 +151,11 @@ def _test_rewards(
     found: Findings,
     tables: _Tables,
 ) -> None:
+    if not rows:
+        return
+    from mmreason.checking.answers import shape_of  # with rows only: a config's mistakes are to be there at once
+    from mmreason.checking.selftest import self_test
+
     rewards: Sequence[RewardConfig] = sections.get("rewards") or (RewardConfig(name="accuracy"),)
     try:
         check_rewards(rewards)
