@@ -239,3 +239,21 @@ def test_imitation_is_the_weighted_cross_entropy() -> None:
     out = imitation_loss(logprob, torch.tensor([0.25, 0.75, 0.0]))
     assert (out.loss.item(), out.metrics["nll"]) == pytest.approx((2.5, 2.5))
     assert torch.autograd.grad(out.loss, logprob)[0].tolist() == [-0.25, -0.75, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "low", "high"),
+    [
+        (0.81, -1.0, 0, 0),
+        (0.79, -1.0, 1, 0),
+        (0.79, 1.0, 0, 0),
+        (1.1, -1.0, 0, 0),
+        (1.27, 1.0, 0, 0),
+        (1.29, 1.0, 0, 1),
+    ],
+)
+def test_a_token_counts_as_clipped_just_beyond_its_bound(ratio: float, advantage: float, low: int, high: int) -> None:
+    tokens, _ = tokens_of([[math.log(ratio)]], [advantage])
+    for clip in ("ppo", "gppo"):
+        metrics = policy_loss(tokens, Objective(clip=clip)).metrics
+        assert (metrics["clip_fraction/low"], metrics["clip_fraction/high"]) == (low, high)
