@@ -41,16 +41,21 @@ def run(config: RunConfig) -> Path:
 
 def _train(opened: Run) -> Path:
     try:
-        with _stop_signals(opened):
-            METHODS[opened.config.train.method](opened)
-            folder = opened.export()
-        _report(opened)
+        with _stop_signals(opened):  # around the save as well, which a second SIGTERM must not cut off
+            return _train_or_save(opened)
+    finally:
+        opened.close()
+
+
+def _train_or_save(opened: Run) -> Path:
+    try:
+        METHODS[opened.config.train.method](opened)
+        folder = opened.export()
     except StopRequested:
         opened.save(must=True)
         _report(opened)
         raise
-    finally:
-        opened.close()
+    _report(opened)
     return folder
 
 

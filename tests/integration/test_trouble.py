@@ -93,6 +93,14 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_due(
     assert [line["step"] for line in metrics(disk / "run")] == [1, 2, 3]
 
 
+def test_a_report_that_cannot_be_written(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
+    (tmp_path / "run/report.html.partial").mkdir(parents=True)
+    values = config(tmp_path / "run", tiny_omni, demo_data, "sft", train={"steps": 1, "prompts_per_step": 2})
+    output = finish(start(values, tmp_path))
+    assert "report.html not written: Is a directory" in output
+    assert (tmp_path / "run/model/config.json").is_file()
+
+
 def test_a_run_dir_that_cannot_be_made(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     values = config(tmp_path / "file" / "run", tiny_omni, demo_data, "sft")
