@@ -89,6 +89,8 @@ def test_processes_and_stages_share_what_they_partition(tiny_vl: Path, tmp_path:
     assert third["others"] + third["weights"] == pytest.approx(alone["weights"], abs=4)  # whole to sample
     assert second["others"] == 0
     assert third["optimizer"] == second["optimizer"] == alone["optimizer"] // 4
+    # float32: AdamW's two moments, 4 bytes each, and the flat copy of the weights that ZeRO updates
+    assert alone["optimizer"] == 3 * alone["gradients"]
 
 
 def test_checkpointing_and_lower_precision_need_less(tiny_vl: Path) -> None:
