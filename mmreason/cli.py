@@ -276,6 +276,7 @@ def _rewards(args: argparse.Namespace) -> int:
 
     for reward in describe():
         _show(f"{reward.name:12} {reward.help}", *(f"{'':14}{name}={value}" for name, value in reward.options.items()))
+    _show("In a config each also has weight, tasks (to which it applies) and gate (a reward that has to be above 0).")
     return 0
 
 

@@ -17,14 +17,15 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from mmreason.config.reward_names import gate_mistakes, labels
 from mmreason.errors import ConfigError, PluginError, RewardError
 from mmreason.rewards.base import without_tensors
-from mmreason.rewards.combine import combine, labels
+from mmreason.rewards.combine import closed_gates, combine
 from mmreason.types import Rollout, Sample, Score
 
 if TYPE_CHECKING:
@@ -86,14 +87,19 @@ class _Worker:
 class RewardPool:
     """Runs the rewards of a config. Not for use from several threads at once. Close it, or use it as a context.
 
-    Raises PluginError or ConfigError, when it is made, for a reward that cannot be loaded.
+    Raises PluginError or ConfigError, when it is made, for a reward that cannot be loaded or a gate that is none.
     `errors` counts rollouts left without a score, by the reward that failed or refused.
     """
 
     def __init__(self, rewards: Sequence[RewardConfig], scoring: ScoringConfig) -> None:
         self.names = labels([reward.name for reward in rewards])
         self.errors: Counter[str] = Counter()
+        wrong = list(gate_mistakes(rewards))
+        if wrong:
+            raise ConfigError("\n".join(wrong))
         self._weights = [reward.weight for reward in rewards]
+        self._gates = [reward.gate for reward in rewards]
+        self._applies = [reward.applies_to for reward in rewards]
         self._specs = [(reward.name, dict(reward.options)) for reward in rewards]
         self._scoring = scoring
         self._cwd = os.getcwd()  # relative plug-in paths mean the same for replaced workers
@@ -101,7 +107,7 @@ class RewardPool:
         try:
             self._workers += [self._new_worker() for _ in range(scoring.workers)]
             while not all(worker.ready for worker in self._workers):
-                self._step(_Scoring([], 0))
+                self._step(_Scoring([], []))
         except BaseException:
             self.close()
             raise
@@ -120,7 +126,7 @@ class RewardPool:
     def score(self, groups: Sequence[tuple[Sample, Sequence[Rollout]]]) -> list[list[Score]]:
         """One combined score per rollout, in order (combine.py). A failed job is the error of its group's rollouts."""
         assert self._workers, "the pool is closed"
-        task = _Scoring(groups, len(self._specs))
+        task = _Scoring(groups, self._applies)
         task.cut_chunks(len(self._workers))
         try:
             while not task.done:
@@ -134,10 +140,11 @@ class RewardPool:
     def _combined(self, task: _Scoring, group: int) -> list[Score]:
         combined = []
         for rollout in range(task.sizes[group]):
-            scores = [task.results[group, reward][rollout] for reward in range(len(self._specs))]
-            for name, score in zip(self.names, scores, strict=True):
-                self.errors[name] += score.error is not None
-            combined.append(combine(scores, self.names, self._weights, self._scoring.combine))
+            every = [task.results[group, reward][rollout] for reward in range(len(self._specs))]
+            closed = closed_gates(every, self.names, self._gates)
+            for name, score, shut in zip(self.names, every, closed, strict=True):
+                self.errors[name] += score.error is not None and not shut
+            combined.append(combine(every, self.names, self._weights, self._scoring.combine, closed))
         return combined
 
     def _new_worker(self) -> _Worker:
@@ -220,25 +227,31 @@ def _named(score: Score, name: str) -> Score:
 class _Scoring:
     """The state of one call of `score`."""
 
-    def __init__(self, groups: Sequence[tuple[Sample, Sequence[Rollout]]], rewards: int) -> None:
+    def __init__(
+        self, groups: Sequence[tuple[Sample, Sequence[Rollout]]], applies: Sequence[Callable[[str], bool]]
+    ) -> None:
         self.sizes = [len(rollouts) for _, rollouts in groups]
         self.payloads = [pickle.dumps((sample, [without_tensors(r) for r in rollouts])) for sample, rollouts in groups]
         self.results: dict[Job, list[Score]] = {}
         self.chunks: deque[list[tuple[int, list[int]]]] = deque()
-        self._rewards = rewards
+        self._jobs = [
+            (group, [reward for reward, applies_to in enumerate(applies) if applies_to(sample.task)])
+            for group, (sample, _) in enumerate(groups)
+        ]
+        for group, rewards in self._jobs:
+            for reward in set(range(len(applies))) - set(rewards):
+                self.results[group, reward] = [Score(total=None)] * self.sizes[group]
+        self._count = len(groups) * len(applies)
 
     @property
     def done(self) -> bool:
-        return len(self.results) == len(self.sizes) * self._rewards
+        return len(self.results) == self._count
 
     def cut_chunks(self, workers: int) -> None:
         """Several groups per message, but at least four messages per worker, so that work stays even."""
-        count = len(self.sizes)
-        size = max(1, min(CHUNK_GROUPS, count // (4 * workers)))
-        rewards = list(range(self._rewards))
-        self.chunks += [
-            [(group, rewards) for group in range(start, min(start + size, count))] for start in range(0, count, size)
-        ]
+        jobs = [(group, rewards) for group, rewards in self._jobs if rewards]
+        size = max(1, min(CHUNK_GROUPS, len(jobs) // (4 * workers)))
+        self.chunks += [jobs[start : start + size] for start in range(0, len(jobs), size)]
 
     def give_back(self, jobs: Sequence[Job]) -> None:
         """Jobs that a lost worker had not come to are next."""

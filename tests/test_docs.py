@@ -45,6 +45,11 @@ def test_yaml_of_the_data_page_is_a_data_section() -> None:
     assert config.data.train[2].streaming
 
 
+def test_yaml_of_the_rewards_page_is_a_config() -> None:
+    for text in blocks("docs/rewards.md", "yaml"):
+        build_config({"run_dir": "r", "model": {"path": "m"}, **yaml.safe_load(text)})
+
+
 def test_rows_of_the_pages_are_samples(tmp_path: Path) -> None:
     page, readme = blocks("docs/data.md", "json")[0], blocks("README.md", "json")[0]
     sample = sample_from_row(json.loads(page), "page:1", tmp_path)

@@ -84,7 +84,7 @@ class Gold:
 def gold_of(sample: Sample, rewards: Sequence[RewardConfig]) -> Gold | None:
     """The gold answer as text; None for a row without one. Raises DataError for a box that cannot be written."""
     if "box" in sample.golds:
-        return _box_gold(sample, next((reward.options for reward in rewards if reward.name == "iou"), {}))
+        return _box_gold(sample, options_of("iou", sample, rewards))
     value = sample.answer[0] if isinstance(sample.answer, (list, tuple)) and sample.answer else sample.answer
     if value is None:
         return None
@@ -92,6 +92,11 @@ def gold_of(sample: Sample, rewards: Sequence[RewardConfig]) -> Gold | None:
         return Gold(text="yes" if value else "no")
     text = str(value)
     return Gold(text=extract_answer(text) or text)
+
+
+def options_of(name: str, sample: Sample, rewards: Sequence[RewardConfig]) -> Mapping[str, Any]:
+    """Options of the first reward of this name that scores the sample; none where there is no such reward."""
+    return next((reward.options for reward in rewards if reward.name == name and reward.applies_to(sample.task)), {})
 
 
 def other_golds(sample: Sample, gold: Gold, others: Iterator[Gold]) -> list[Gold]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 
-from mmreason.checking.answers import THOUGHT, Gold, Shape, gold_of, other_golds, outside
+from mmreason.checking.answers import THOUGHT, Gold, Shape, gold_of, options_of, other_golds, outside
 from mmreason.checking.findings import Findings
 from mmreason.checking.leaks import leak
 from mmreason.checking.rows import Row
@@ -101,6 +101,8 @@ def self_test(
     unread = list(_unread(names, results, shape))
     for line in unread or _constant(names, results):
         found.add("reward", line)
+    for line in _of_no_task(rewards, names, rows):
+        found.add("reward", line)
     for trial, named in results:
         for line in _verdicts(trial, named) if not unread else ():  # else every row would say it again
             found.add("gold", f"{trial.row.place}: {line}")
@@ -134,11 +136,10 @@ def _trials(
     rows: Sequence[Row], rewards: Sequence[RewardConfig], shape: Shape, found: Findings
 ) -> Iterator[_Trial]:
     golds: list[tuple[Row, Gold]] = []
-    options = next((reward.options for reward in rewards if reward.name == "iou"), {})
     for row in rows:
         try:
             gold = gold_of(row.sample, rewards)
-            why = outside(row.sample, options) if "box" in row.sample.golds else None
+            why = outside(row.sample, options_of("iou", row.sample, rewards)) if "box" in row.sample.golds else None
         except DataError as error:
             found.add("gold", f"{row.place}: {error}")
             continue
@@ -212,6 +213,14 @@ def _constant(names: Sequence[str], results: Results) -> Iterator[str]:
                 f"reward {name}: {values[0]:.3g} for every answer of the self-test, right, wrong or empty; it cannot "
                 "teach anything here"
             )
+
+
+def _of_no_task(rewards: Sequence[RewardConfig], names: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
+    """Rewards whose `tasks` are those of no row: most likely a misspelt task."""
+    tasks = {row.sample.task for row in rows}
+    for reward, name in zip(rewards, names, strict=True):
+        if not any(reward.applies_to(task) for task in tasks):
+            yield f"reward {name}: tasks {', '.join(reward.tasks)}, but the rows have {', '.join(sorted(tasks))} only"
 
 
 def _unread(names: Sequence[str], results: Results, shape: Shape) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mmreason.config.grpo_options import DISCO, OPTIONS
+from mmreason.config.reward_names import gate_mistakes
 
 if TYPE_CHECKING:
     from mmreason.config import RunConfig
@@ -33,6 +34,10 @@ def _code_is_pinned(config: RunConfig) -> Iterator[str]:
 def _grpo_has_rewards(config: RunConfig) -> Iterator[str]:
     if config.train.method == "grpo" and not config.rewards:
         yield "rewards: empty, but train.method is grpo; name at least one (`mmreason rewards` lists them)"
+
+
+def _gates_are_rewards(config: RunConfig) -> Iterator[str]:
+    yield from gate_mistakes(config.rewards)
 
 
 def _groups_compare(config: RunConfig) -> Iterator[str]:
@@ -168,6 +173,7 @@ def _rewards_apart_are_summed(config: RunConfig) -> Iterator[str]:
 _CHECKS = (
     _code_is_pinned,
     _grpo_has_rewards,
+    _gates_are_rewards,
     _groups_compare,
     _some_frames,
     _some_image_pixels,

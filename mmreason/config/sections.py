@@ -150,6 +150,14 @@ class RewardConfig(Section):
     """Factor in the sum."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the reward."""
+    tasks: tuple[str, ...] = ()
+    """It applies to samples of these tasks only; empty: to all."""
+    gate: str | None = None
+    """Counts only where this other reward is above 0 for the same answer, else it is 0. Named as in the metrics."""
+
+    def applies_to(self, task: str) -> bool:
+        """Whether samples of this task are scored by it."""
+        return not self.tasks or task in self.tasks
 
 
 class ScoringConfig(Section):

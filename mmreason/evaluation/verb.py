@@ -31,6 +31,9 @@ from mmreason.training.engine import Engine
 from mmreason.training.watch import Watch, watching
 from mmreason.types import Sample
 
+VOTING_OPTIONS = ("task", "require_tags", "rel_tol")
+"""Options of accuracy that say which answers are the same."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Evaluation:
@@ -149,11 +152,18 @@ def _opened(config: RunConfig, engine: Engine) -> Iterator[Any]:
 
 
 def _voters(config: RunConfig) -> RewardPool:
-    """Tells which answers are the same, by the options of the config's accuracy reward."""
-    given = next((reward.options for reward in config.rewards if reward.name == "accuracy"), {})
-    options = {name: value for name, value in given.items() if name in ("task", "require_tags", "rel_tol")}
-    scoring = ScoringConfig(workers=config.scoring.workers, deadline_s=config.scoring.deadline_s)
-    return RewardPool([RewardConfig(name="mmreason.rewards.agreement:agreement", options=options)], scoring)
+    """Tells which answers are the same, by the options of the config's accuracy reward for each task."""
+    given = [reward for reward in config.rewards if reward.name == "accuracy"]
+    voters = [
+        RewardConfig(
+            name="mmreason.rewards.agreement:agreement",
+            tasks=reward.tasks,
+            options={name: reward.options[name] for name in VOTING_OPTIONS if name in reward.options},
+        )
+        for reward in (given if any(not reward.tasks for reward in given) else [*given, RewardConfig(name="accuracy")])
+    ]
+    scoring = ScoringConfig(workers=config.scoring.workers, deadline_s=config.scoring.deadline_s, combine="first")
+    return RewardPool(voters, scoring)
 
 
 def _progress(total: int, done: int, active: bool) -> Any:

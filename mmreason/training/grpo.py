@@ -16,8 +16,8 @@ from torch import Tensor
 from mmreason.algorithms.advantages import ADVANTAGES, Outcomes
 from mmreason.algorithms.clips import WHOLE_GROUPS
 from mmreason.config import RunConfig
+from mmreason.config.reward_names import labels
 from mmreason.errors import ConfigError
-from mmreason.rewards.combine import labels
 from mmreason.training.collect import Collected, collect, is_masked, rewards_of
 from mmreason.training.objective import kl_coefficient, kl_sums, objective_of, row_loss
 from mmreason.training.run import Run

@@ -90,6 +90,7 @@ def test_rewards_are_listed_with_their_options(capsys: pytest.CaptureFixture[str
     assert main(["rewards"]) == 0
     printed = capsys.readouterr().out
     assert {"accuracy", "format", "iou"} <= {line.split()[0] for line in printed.splitlines()}
+    assert printed.splitlines()[-1].startswith("In a config each also has weight, tasks")
     assert "variant=" in printed
 
 

@@ -223,6 +223,14 @@ def test_algorithms_that_cannot_be(tmp_path: Path, grpo: str, line: str) -> None
     assert found.startswith(line)
 
 
+def test_gates_that_are_no_rewards(tmp_path: Path) -> None:
+    rewards = "[{name: iou, gate: acuracy}, {name: accuracy, gate: format}, {name: format, gate: accuracy}]"
+    assert mistakes(tmp_path, f"run_dir: r\nmodel: {{path: m}}\nrewards: {rewards}\n") == [
+        "rewards.0.gate: 'acuracy', expected the label of another reward; did you mean 'accuracy'?",
+        "rewards.1.gate: the gates are a circle (accuracy -> format -> accuracy), so none would ever open",
+    ]
+
+
 def test_names_of_algorithms_are_those_of_the_tables() -> None:
     """Every choice of the config is a row, every row a choice; every option is read by choices that exist."""
     tables: dict[str, Iterable[str]] = {

@@ -60,6 +60,16 @@ def test_scores_per_line_and_completion(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.jsonl", "out.jsonl"]
 
 
+def test_tasks_and_gates_of_a_config(tmp_path: Path) -> None:
+    gated = RewardConfig(name="format", gate="accuracy", tasks=("numeric",))
+    source = write(tmp_path / "c.jsonl", row(completions=[GOOD, WRONG]), row(answer="5.0", task="exact"))
+    summary = score_file(source, [gated, RewardConfig(name="accuracy")], tmp_path / "out.jsonl")
+    numeric, exact = read(tmp_path / "out.jsonl")
+    assert [score["total"] for score in numeric["scores"]] == [2.0, 0.0]
+    assert exact["scores"] == [{"total": 1.0, "parts": {"accuracy": 1.0}, "error": None}]
+    assert summary.means["format"] == 0.5
+
+
 def test_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     score_file(write(tmp_path / "c.jsonl", row(id=7)), REWARDS)
     assert json.loads(capsys.readouterr().out)["id"] == "7"

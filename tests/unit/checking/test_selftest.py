@@ -32,6 +32,20 @@ def test_right_data_and_rewards_pass(tmp_path: Path) -> None:
     assert not [f for f in found.findings if f.kind in ("gold", "reward", "leak")], str(found)
 
 
+def test_rewards_of_tasks_and_gates(tmp_path: Path) -> None:
+    rows = [*colours(task="exact"), row(answer="3", task="counting"), row(answer="4", task="counting")]
+    gated = {"name": "format", "gate": "accuracy", "tasks": ["exact"]}
+    found = report(tmp_path, rows, [ACCURACY, gated])
+    assert not [f for f in found.findings if f.kind in ("gold", "reward")], str(found)
+    misspelt = {"name": "format", "tasks": ["exat"]}
+    (line,) = lines(report(tmp_path, rows, [ACCURACY, misspelt]), "reward")
+    assert line == "reward format: tasks exat, but the rows have counting, exact only"
+    unscored = {"name": "accuracy", "tasks": ["exact"]}
+    golds = lines(report(tmp_path, rows, [unscored]), "gold")
+    assert len(golds) == 2
+    assert all("none of the rewards (accuracy) applies to this sample" in line for line in golds)
+
+
 # ---- a gold in the wrong coordinate frame
 
 

@@ -343,3 +343,35 @@ def test_scores_are_plain(plugin: str) -> None:
         total=1.0, parts={f"{plugin}:bad": 1.0, f"{plugin}:bad#2": 1.0}, flags={"f": True, f"{plugin}:bad#2.f": True}
     )
     assert type(score.parts[f"{plugin}:bad"]) is float
+
+
+def test_rewards_of_some_tasks_and_gates(tmp_path: Path) -> None:
+    """A reward of other tasks is not even run; a gate is read for each answer by itself."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def bonus(sample, text):\n    return 0.5\n\n"
+        "def boxes_only(sample, text):\n    assert sample.task == 'grounding', sample.task\n    return 2.0\n"
+    )
+    rewards = [
+        RewardConfig(name=f"{file}:bonus", gate="accuracy"),
+        RewardConfig(name="accuracy", tasks=("mcq", "exact")),
+        RewardConfig(name=f"{file}:boxes_only", tasks=("grounding",)),
+    ]
+    groups = [(sample("B", "mcq"), answered("B", "A")), (sample(None, "grounding"), answered("[1, 2, 3, 4]"))]
+    with RewardPool(rewards, scoring(workers=1)) as pool:
+        (right, wrong), (box,) = pool.score([*groups, *groups])[2:]
+        bonus, _, boxes = pool.names
+    assert (right.total, wrong.total, box.total) == (1.5, 0.0, 2.0)
+    assert wrong.parts == {"accuracy": 0.0, bonus: 0.0}
+    assert box.parts == {bonus: 0.0, boxes: 2.0}
+
+
+def test_no_reward_for_a_task(plugin: str) -> None:
+    with RewardPool([RewardConfig(name="accuracy", tasks=("mcq",))], scoring(workers=1)) as pool:
+        ((score,),) = pool.score([(sample("4", "numeric"), answered("4"))])
+    assert score.error == "none of the rewards (accuracy) applies to this sample"
+
+
+def test_a_pool_refuses_gates_that_are_none() -> None:
+    with pytest.raises(ConfigError, match=r"rewards\.0\.gate: 'iou', expected the label of another reward; known: "):
+        RewardPool([RewardConfig(name="accuracy", gate="iou"), RewardConfig(name="format")], scoring())
