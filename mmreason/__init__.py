@@ -74,18 +74,20 @@ def evaluate(
     model: str | Path | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
+    views: Sequence[str] = (),
 ) -> Evaluation:
     """`mmreason eval`: answer `data.eval`; the result prints as a table and has `metrics` and `result.rows`.
 
     `model`: a checkpoint other than `model.path`. `out`: folder of eval.jsonl and eval.json, other than run_dir.
-    `fresh`: ask questions that are answered there again.
+    `fresh`: ask questions that are answered there again. `views`: ask also with media changed ("none", "shuffled",
+    "blank", "noise", "muted"), to tell how much of the accuracy comes from them.
     """
     from mmreason.config import load_config
 
     checked = load_config(config, overrides)
     from mmreason.evaluation.verb import evaluate_config
 
-    return evaluate_config(checked, model=model, out=out, fresh=fresh)
+    return evaluate_config(checked, model=model, out=out, fresh=fresh, views=views)
 
 
 def score(file: str | Path, *rewards: str, config: Config | None = None, out: str | Path | None = None) -> ScoreSummary:

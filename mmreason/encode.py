@@ -22,6 +22,7 @@ from mmreason.config import DataConfig, RunConfig
 from mmreason.errors import AlignmentError, BudgetError, DataError, MediaError, MMReasonError, ModelError
 from mmreason.policy.positions import MediaRules, expand_ids
 from mmreason.processors.pipeline import MediaPipeline
+from mmreason.processors.views import without_media
 from mmreason.types import MediaRef, MediaTensors, Message, Sample, Segment, View
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -59,8 +60,10 @@ class Encoder:
     ) -> list[Encoded | MMReasonError]:
         """The prompt of each sample, or why it cannot be used: MediaError, DataError or AlignmentError.
 
-        All media of all samples are decoded side by side. view "shuffled" permutes the frames of videos by `seed`.
+        All media of all samples are decoded side by side. `view`: how they are shown (processors/views.py), by `seed`.
         """
+        if view == "none":
+            samples = [without_media(sample) for sample in samples]
         refs = [ref for sample in samples for ref in sample.media]
         found = iter(self.pipeline.tensors(refs, view, seed))
         media = [[next(found) for _ in sample.media] for sample in samples]

@@ -21,8 +21,8 @@ CoordinateFrame = Literal["original_pixels", "resized_pixels", "per_thousand", "
 
 SegmentKind = Literal["prompt", "policy", "observation"]
 
-View = Literal["ordered", "shuffled"]
-"""How a video's frames are shown: in time order, or permuted before the processor sees them."""
+View = Literal["ordered", "shuffled", "blank", "noise", "muted", "none"]
+"""How media are shown: as they are ("ordered"), or changed as processors/views.py says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +239,8 @@ class RolloutGroup:
     scores: tuple[Score, ...] = ()
     greedy: Score | None = None
     """Of the greedy answer to the same prompt, where the method compares with one."""
+    contrast: tuple[Score, ...] = ()
+    """Of answers to the same question in `grpo.contrast_view`, never trained on; () where the view changes nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

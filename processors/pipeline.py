@@ -14,6 +14,7 @@ from mmreason.processors.cache import MemoryCache
 from mmreason.processors.image import image_tensors, image_tokens
 from mmreason.processors.media import MediaLoader, Prepared
 from mmreason.processors.video import stamp_ids, video_tensors, video_tokens
+from mmreason.processors.views import SEEDED, changes, seen
 from mmreason.types import MediaRef, MediaTensors, View
 
 Tensors = tuple[MediaTensors, ...]
@@ -43,7 +44,7 @@ class MediaPipeline:
     ) -> list[tuple[MediaTensors, ...] | MediaError]:
         """One entry per reference, in order; a video with sound gives (video, audio with joined=True).
 
-        view "shuffled" permutes the frames of videos by the seed; images and sounds have one view only.
+        view: how the media are shown (views.py); what it does not change is as in "ordered".
         """
         items = self.loader.prepare(refs)
         found: dict[tuple[str, View, int], Tensors | MediaError] = {}
@@ -80,19 +81,19 @@ class MediaPipeline:
 
     def _process(self, ref: MediaRef, decoded: Decoded, name: tuple[str, View, int]) -> Tensors | MediaError:
         try:
-            made = self._made(decoded, *name[1:])
+            made = self._made(seen(decoded, *name[1:]))
         except Refusal as refusal:
             return MediaError(ref.name, refusal.reason, refusal.detail)
         size = sum(tensor.nbytes for item in made for tensor in item.kwargs.values())
         self._memory.put(name, made, size)
         return made
 
-    def _made(self, decoded: Decoded, view: View, seed: int) -> Tensors:
+    def _made(self, decoded: Decoded) -> Tensors:
         if decoded.kind == "image":
             return (image_tensors(decoded, self._processor.image_processor, self._traits),)
         if decoded.kind == "audio":
             return (audio_tensors(decoded, self._processor.feature_extractor, self._traits),)
-        video = video_tensors(decoded, self._processor, self._traits, view, seed)
+        video = video_tensors(decoded, self._processor, self._traits)
         if decoded.sound is None:
             return (video,)
         return video, audio_tensors(decoded.sound, self._processor.feature_extractor, self._traits, joined=True)
@@ -118,7 +119,9 @@ class MediaPipeline:
 
 
 def _name(item: Prepared, view: View, seed: int) -> tuple[str, View, int]:
-    return (item.key, view, seed) if item.ref.kind == "video" and view != "ordered" else (item.key, "ordered", 0)
+    if not changes(view, item.ref):
+        return item.key, "ordered", 0
+    return item.key, view, seed if view in SEEDED else 0
 
 
 def _check(processor: Any, traits: MediaTraits) -> None:

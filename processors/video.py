@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from mmreason.processors.base import Decoded, MediaTraits
 from mmreason.processors.image import image_tokens
-from mmreason.types import Geometry, MediaTensors, View
+from mmreason.types import Geometry, MediaTensors
 
 
-def video_tensors(
-    decoded: Decoded, processor: Any, traits: MediaTraits, view: View = "ordered", seed: int = 0
-) -> MediaTensors:
+def video_tensors(decoded: Decoded, processor: Any, traits: MediaTraits) -> MediaTensors:
     """pixel_values_videos [P, D], video_grid_thw [1, 3] and, if the family takes it, seconds per grid step [1].
 
-    processor: the checkpoint's. The frames are sampled and resized already: it does neither again. In the "shuffled"
-    view the frames are permuted before it sees them; the timestamps stay as they are.
+    processor: the checkpoint's. The frames are sampled and resized already: it does neither again.
     """
-    frames = decoded.data if view == "ordered" else decoded.data[shuffled_order(decoded, seed)]
+    frames = decoded.data
     _, height, width, _ = frames.shape
     assert decoded.original is not None
     batch = processor.video_processor(
@@ -48,7 +44,7 @@ def video_tensors(
         timestamps=decoded.timestamps,
         stamps=stamp_ids(decoded.timestamps, traits, getattr(processor, "tokenizer", None)),
         geometry=Geometry(original=decoded.original, resized=(width, height), frame=traits.frame),
-        key=decoded.key if view == "ordered" else f"{decoded.key}:{view}:{seed}",
+        key=decoded.key,
     )
 
 
@@ -76,15 +72,6 @@ def stamp_ids(timestamps: Sequence[float], traits: MediaTraits, tokenizer: Any) 
 def video_tokens(frames: int, size: tuple[int, int], traits: MediaTraits) -> int:
     """Tokens of a video of this many frames of this (width, height)."""
     return -(-frames // traits.temporal_patch_size) * image_tokens(size, traits)
-
-
-def shuffled_order(decoded: Decoded, seed: int) -> list[int]:
-    """A permutation of the frames that depends on seed and video, and that shows: never one that looks ordered."""
-    count = len(decoded.data)
-    order = np.random.default_rng([seed, int(decoded.key[:8] or "0", 16)]).permutation(count)
-    if np.array_equal(decoded.data[order], decoded.data):
-        order = np.roll(np.arange(count), 1)
-    return [int(index) for index in order]
 
 
 def _quiet(video_processor: Any) -> dict[str, bool]:

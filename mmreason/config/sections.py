@@ -228,6 +228,11 @@ class GrpoConfig(Section):
     options: dict[str, float] = Field(default_factory=dict)
     """Constants that only some of these choices have: epsilon, dual, tau_positive, tau_negative, tau, drift_beta,
     drift_delta, max_log_ratio, kl_end, kl_target, kl_gain, weight_low, weight_high. One that is not read is refused."""
+    contrast_view: Literal["shuffled", "blank", "noise", "muted", "none"] | None = None
+    """Also answer each question with its media changed (a video's frames shuffled, pictures grey, sound noise or
+    silence, no media at all); these answers are scored and never trained on. Evaluations measure this view as well."""
+    contrast_n: int = Field(4, ge=1)
+    """How many such answers per prompt (Video-R1: half of rollout.n)."""
     keep_mean: tuple[float, float] | None = None
     """Leave out groups whose mean reward is not between these, and sample others (EasyR1's DAPO: [0.01, 0.99])."""
     updates_per_batch: int = Field(1, ge=1)

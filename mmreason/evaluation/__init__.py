@@ -12,10 +12,11 @@ from zlib import crc32
 from mmreason.encode import Encoder
 from mmreason.errors import MMReasonError
 from mmreason.evaluation.rows import EvalAnswer, EvalResult, EvalRow
+from mmreason.processors.views import applies
 from mmreason.rewards.agreement import NO_VOTE
 from mmreason.rewards.base import extract_answer
 from mmreason.rollout.base import Engine, SamplingParams
-from mmreason.types import Rollout, Sample, Score
+from mmreason.types import Rollout, Sample, Score, View
 
 __all__ = ["EvalAnswer", "EvalResult", "EvalRow", "evaluate"]
 
@@ -35,15 +36,19 @@ def evaluate(
     n: int = 1,
     vote: ScoreGroups | None = None,
     seed: int = 0,
+    view: View = "ordered",
 ) -> EvalResult:
     """Answer every sample n times (greedily, if `params` say so) and count what the rewards call correct.
 
     Correct is a score's flag "correct" (the accuracy reward sets it); a sample with a score that lacks it counts as
     unscored. `vote`: a pool of the reward `agreement`, where votes are wanted. The same seed gives the same answers.
+    `view`: how media are shown; samples that it leaves as they are have no row.
     """
+    if view != "ordered":
+        samples = [sample for sample in samples if applies(view, sample)]
     rows: list[EvalRow] = []
     for start in range(0, len(samples), BATCH):
-        rows += _evaluate_batch(samples[start : start + BATCH], encoder, engine, score, params, n, vote, seed)
+        rows += _evaluate_batch(samples[start : start + BATCH], encoder, engine, score, params, n, vote, seed, view)
     return EvalResult(rows=tuple(rows))
 
 
@@ -56,8 +61,9 @@ def _evaluate_batch(
     n: int,
     vote: ScoreGroups | None,
     seed: int,
+    view: View,
 ) -> Iterator[EvalRow]:
-    results = encoder.prompts(samples)
+    results = encoder.prompts(samples, view, seed)
     usable = [result for result in results if not isinstance(result, MMReasonError)]
     seeds = [[crc32(f"{seed} {index} {sample.id}".encode()) for index in range(n)] for sample, _ in usable]
     rollouts = engine.generate([prompt for _, prompt in usable], n, params, seeds) if usable else []

@@ -1,7 +1,7 @@
 """eval.jsonl: one line per question, appended as answers come, so that an evaluation that was killed goes on.
 
-Every line carries the hash of the settings that its answers were made with; eval.json has the settings themselves and,
-once all is answered, the numbers.
+Another view of the media (`--views`) has lines of its own, in eval.VIEW.jsonl. Every line carries the hash of the
+settings that its answers were made with; eval.json has the settings themselves and, once all is answered, the numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from mmreason.config import RunConfig, leaf_values
 from mmreason.errors import ConfigError, DataError
 from mmreason.evaluation.rows import EvalAnswer, EvalRow
-from mmreason.types import Sample
+from mmreason.types import Sample, View
 
 ROWS, NUMBERS = "eval.jsonl", "eval.json"
 
@@ -56,8 +56,11 @@ def _digest(lines: Iterable[str]) -> str:
 class EvalFile:
     """The files of one evaluation in a folder. Only the main process has one."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], *, fresh: bool, view: View = "ordered") -> None:
+        """`view`: one that is not "ordered" has a file of rows of its own."""
         self.rows, self.numbers = folder / ROWS, folder / NUMBERS
+        if view != "ordered":
+            self.rows, settings = folder / f"eval.{view}.jsonl", {**settings, "view": view}
         self.settings = dict(settings)
         self.hash = _digest([json.dumps(self.settings, sort_keys=True)])
         try:

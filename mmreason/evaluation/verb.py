@@ -7,7 +7,7 @@ longer than one round; the main one writes the round's rows in the order of the 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +20,18 @@ from mmreason.data import load_all
 from mmreason.encode import Encoder
 from mmreason.errors import ConfigError, MMReasonError
 from mmreason.evaluation import EvalResult, EvalRow, evaluate
+from mmreason.evaluation.dependence import dependence, dependence_lines
 from mmreason.evaluation.file import EvalFile, settings_of
 from mmreason.policy.policy import load_policy
 from mmreason.processors.pipeline import MediaPipeline
+from mmreason.processors.views import VIEWS, applies
 from mmreason.rewards import check_rewards
 from mmreason.rewards.pool import RewardPool
 from mmreason.rollout.base import SamplingParams
 from mmreason.rollout.hf import HFEngine
 from mmreason.training.engine import Engine
 from mmreason.training.watch import Watch, watching
-from mmreason.types import Sample
+from mmreason.types import Sample, View
 
 VOTING_OPTIONS = ("task", "require_tags", "rel_tol")
 """Options of accuracy that say which answers are the same."""
@@ -40,6 +42,8 @@ class Evaluation:
     """What `evaluate_config` found. Printed, it is the table."""
 
     result: EvalResult
+    views: dict[View, EvalResult]
+    """The same with the media changed, for the views that were asked for."""
     rows_file: Path
     """One line per question, with every answer."""
     numbers_file: Path
@@ -50,50 +54,74 @@ class Evaluation:
     @property
     def metrics(self) -> dict[str, float]:
         """The numbers of `eval.json`."""
-        return self.result.metrics()
+        return {**self.result.metrics(), **dependence(self.result, self.views)}
 
     def __repr__(self) -> str:
-        return f"{self.result.table()}\n{self.rows_file}"
+        lines = dependence_lines(dependence(self.result, self.views))
+        return "\n".join([self.result.table(), *lines, str(self.rows_file)])
 
 
 def evaluate_config(
-    config: RunConfig, *, model: str | Path | None = None, out: str | Path | None = None, fresh: bool = False
+    config: RunConfig,
+    *,
+    model: str | Path | None = None,
+    out: str | Path | None = None,
+    fresh: bool = False,
+    views: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate `model` (default: `model.path`) on `data.eval`; write eval.jsonl and eval.json to `out` (run_dir).
 
-    Questions that are in eval.jsonl already are not asked again. Raises ConfigError (no eval data; eval.jsonl holds
-    answers under other settings, and not `fresh`), DataError, ModelError, RewardError.
+    Questions that are in eval.jsonl already are not asked again. `views`: also with the media changed in these ways
+    (processors/views.py), to tell how much of the accuracy comes from them. Raises ConfigError (no eval data; no such
+    view; eval.jsonl holds answers under other settings, and not `fresh`), DataError, ModelError, RewardError.
     """
     if not config.data.eval:
         raise ConfigError("data.eval: empty; name at least one data file")
     check_rewards(config.rewards)
+    chosen = _checked_views(views)
     path = config.model.path if model is None else str(model)
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": path, "lora": None})})
     with watching(config.train.timeout_s) as watch:
-        return _evaluate(config, Path(out or config.run_dir), fresh, watch)
+        return _evaluate(config, Path(out or config.run_dir), fresh, chosen, watch)
 
 
-def _evaluate(config: RunConfig, folder: Path, fresh: bool, watch: Watch) -> Evaluation:
+def _checked_views(names: Sequence[str]) -> tuple[View, ...]:
+    known: dict[str, View] = {view: view for view in VIEWS if view != "ordered"}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"views: {name!r}, expected some of {', '.join(known)}")
+    return tuple(dict.fromkeys(known[name] for name in names))
+
+
+def _evaluate(config: RunConfig, folder: Path, fresh: bool, views: Sequence[View], watch: Watch) -> Evaluation:
     samples = load_all(config.data, "eval")
     engine = Engine(config.train.model_copy(update={"deepspeed": None}))
-    file = EvalFile(folder, settings_of(config, samples), fresh=fresh and engine.is_main)
-    known = {row.id: row for row in _answered(file, engine)}
-    missing = [sample for sample in samples if sample.id not in known]
-    if missing:
+    settings = settings_of(config, samples)
+    asked: dict[View, list[Sample]] = {"ordered": samples}
+    asked |= {view: [sample for sample in samples if applies(view, sample)] for view in views}
+    files = {view: EvalFile(folder, settings, fresh=fresh and engine.is_main, view=view) for view in asked}
+    known = {view: {row.id: row for row in _answered(file, engine)} for view, file in files.items()}
+    missing = {view: [sample for sample in asked[view] if sample.id not in known[view]] for view in asked}
+    if any(missing.values()):
         if engine.is_main:
-            file.write_numbers(None)
-        with _opened(config, engine) as answer, _progress(len(samples), len(known), engine.is_main) as bar:
-            for number, part in enumerate(_rounds(missing, config, engine.world), 1):
-                watch.enter(f"round {number}")
-                rows = _in_order(engine.gather(answer(part[engine.rank :: engine.world])))
+            files["ordered"].write_numbers(None)
+        total, done = sum(map(len, asked.values())), sum(map(len, known.values()))
+        with _opened(config, engine) as answer, _progress(total, done, engine.is_main) as bar:
+            for view, part in _rounds(missing, config, engine.world):
+                watch.enter(f"round at {bar.n} of {total}")
+                rows = _in_order(engine.gather(answer(part[engine.rank :: engine.world], view)))
                 if engine.is_main:
-                    file.append(rows)
-                known |= {row.id: row for row in rows}
+                    files[view].append(rows)
+                known[view] |= {row.id: row for row in rows}
                 bar.update(len(rows))
-    result = EvalResult(rows=tuple(known[sample.id] for sample in samples))
+    results = {view: EvalResult(rows=tuple(known[view][sample.id] for sample in asked[view])) for view in asked}
+    file, result = files["ordered"], results.pop("ordered")
+    found = Evaluation(
+        result=result, views=results, rows_file=file.rows, numbers_file=file.numbers, is_main=engine.is_main
+    )
     if engine.is_main:
-        file.write_numbers(result.metrics())
-    return Evaluation(result=result, rows_file=file.rows, numbers_file=file.numbers, is_main=engine.is_main)
+        file.write_numbers(found.metrics)
+    return found
 
 
 def _answered(file: EvalFile, engine: Engine) -> list[EvalRow]:
@@ -110,10 +138,13 @@ def _answered(file: EvalFile, engine: Engine) -> list[EvalRow]:
     return found
 
 
-def _rounds(samples: Sequence[Sample], config: RunConfig, world: int) -> Iterator[Sequence[Sample]]:
-    """Parts of the data in order, each as much as all processes decode side by side."""
+def _rounds(
+    missing: Mapping[View, Sequence[Sample]], config: RunConfig, world: int
+) -> Iterator[tuple[View, Sequence[Sample]]]:
+    """Parts of the data in order, view by view, each as much as all processes decode side by side."""
     size = world * max(1, config.rollout.max_rows // config.eval.n)
-    return (samples[start : start + size] for start in range(0, len(samples), size))
+    for view, samples in missing.items():
+        yield from ((view, samples[start : start + size]) for start in range(0, len(samples), size))
 
 
 def _in_order(parts: Sequence[EvalResult]) -> list[EvalRow]:
@@ -124,7 +155,7 @@ def _in_order(parts: Sequence[EvalResult]) -> list[EvalRow]:
 
 @contextmanager
 def _opened(config: RunConfig, engine: Engine) -> Iterator[Any]:
-    """A function from samples to their EvalResult, with model, workers and rewards behind it."""
+    """A function from samples and a view to their EvalResult, with model, workers and rewards behind it."""
     policy = load_policy(config.model, engine.device, trained=False)
     traits = policy.family.traits(policy.base.config)
     rollout, n = config.rollout, config.eval.n
@@ -145,8 +176,8 @@ def _opened(config: RunConfig, engine: Engine) -> Iterator[Any]:
         score = stack.enter_context(RewardPool(rewards, config.scoring)).score
         vote = stack.enter_context(_voters(config)).score if n > 1 else None
 
-        def answer(samples: Sequence[Sample]) -> EvalResult:
-            return evaluate(samples, encoder, decoder, score, params, n, vote, config.seed)
+        def answer(samples: Sequence[Sample], view: View) -> EvalResult:
+            return evaluate(samples, encoder, decoder, score, params, n, vote, config.seed, view)
 
         yield answer
 

@@ -15,8 +15,9 @@ from mmreason.config import RunConfig
 from mmreason.errors import GoldError
 from mmreason.rewards.base import BAD_GOLD, keep_mask
 from mmreason.rollout.base import SamplingParams
+from mmreason.training.contrast import contrast_scores
 from mmreason.training.run import Run
-from mmreason.training.tally import Tally, tally_groups
+from mmreason.training.tally import Tally, tally_contrast, tally_groups
 from mmreason.types import Rollout, RolloutGroup, Sample, Score, Segment
 
 
@@ -50,6 +51,8 @@ def collect(run: Run, step: int) -> Collected:
                 break
             groups = sample_groups(run, step, attempt, wanted)
             tally_groups(tally, groups)
+            if config.grpo.contrast_view:
+                tally_contrast(tally, groups)
             marks = [_useful(run, group) for group in groups]
             useful = [group for group, mark in zip(groups, marks, strict=True) if mark]
             left_out = left_out or next((group for group, mark in zip(groups, marks, strict=True) if not mark), None)
@@ -69,21 +72,29 @@ def sample_groups(run: Run, step: int, attempt: int, count: int) -> list[Rollout
     engine = run.engine
     # A small data set may give a sample twice, to one process or to two.
     times = [engine.rank + engine.world * ids[:place].count(id) for place, id in enumerate(ids)]
-    seeds = [
-        [seed_of(config.seed, step, attempt, id, time, index) for index in range(config.rollout.n)]
-        for id, time in zip(ids, times, strict=True)
-    ]
+
+    def seeds_of(count: int, *purpose: str) -> list[list[int]]:
+        return [
+            [seed_of(config.seed, step, attempt, id, time, *purpose, index) for index in range(count)]
+            for id, time in zip(ids, times, strict=True)
+        ]
+
     with run.timed("rollout"):
-        answers = run.rollouts.generate([prompt for _, prompt in prompts], config.rollout.n, sampling(config), seeds)
+        n, params = config.rollout.n, sampling(config)
+        answers = run.rollouts.generate([prompt for _, prompt in prompts], n, params, seeds_of(n))
     with run.timed("reward"):
         scores = run.rewards.score([(sample, group) for (sample, _), group in zip(prompts, answers, strict=True)])
+    contrast: list[tuple[Score, ...]] = [()] * len(prompts)
+    if view := config.grpo.contrast_view:
+        seeds, shown_by = seeds_of(config.grpo.contrast_n, "contrast"), seed_of(config.seed, step, attempt, view)
+        contrast = contrast_scores(run, view, prompts, params, seeds, shown_by)
     greedy = greedy_scores(run, prompts) if config.grpo.advantage in NEEDS_GREEDY else [None] * len(prompts)
     for (sample, _), marks in zip(prompts, scores, strict=True):
         for error in {mark.error for mark in marks if mark.error}:
             run.announce(error, f"sample {sample.id}")
     return [
-        RolloutGroup(sample=sample, prompt=prompt, rollouts=group, scores=tuple(marks), greedy=best)
-        for (sample, prompt), group, marks, best in zip(prompts, answers, scores, greedy, strict=True)
+        RolloutGroup(sample=sample, prompt=prompt, rollouts=group, scores=tuple(marks), greedy=best, contrast=other)
+        for (sample, prompt), group, marks, best, other in zip(prompts, answers, scores, greedy, contrast, strict=True)
     ]
 
 

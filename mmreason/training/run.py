@@ -24,6 +24,7 @@ from mmreason.config import RewardConfig, RunConfig, leaf_values
 from mmreason.encode import Encoder
 from mmreason.errors import BudgetError, CheckpointError, ConfigError
 from mmreason.evaluation import EvalResult, evaluate
+from mmreason.evaluation.dependence import dependence, dependence_lines
 from mmreason.policy.policy import Policy, load_policy
 from mmreason.policy.self_check import self_check
 from mmreason.processors.pipeline import MediaPipeline
@@ -38,7 +39,7 @@ from mmreason.training.gallery import Gallery
 from mmreason.training.metrics import MetricsLog, Progress, Stopwatch
 from mmreason.training.trackers import Trackers
 from mmreason.training.watch import StopRequested, Watch
-from mmreason.types import Sample, Segment
+from mmreason.types import Sample, Segment, View
 
 ANNOUNCED = 10
 """How many different reward errors each process prints; all are counted."""
@@ -139,18 +140,25 @@ class Run:
             self.save(must=last)
 
     def evaluate(self) -> None:
-        """Greedy answers on the held-out data; one "eval" line."""
+        """Greedy answers on the held-out data, and on what the contrast view makes of it; one "eval" line."""
         if not self.eval_samples:
             return
         with self.timed("evaluate"), self.engine.whole_parameters():
             mine = self.eval_samples[self.engine.rank :: self.engine.world]
             rollout = self.config.rollout
             params = SamplingParams(greedy=True, max_new_tokens=rollout.max_new_tokens, stop=rollout.stop)
-            result = evaluate(mine, self.encoder, self.rollouts, self.rewards.score, params)
+            parts = (mine, self.encoder, self.rollouts, self.rewards.score, params)
+            result = evaluate(*parts)
+            view = self.config.grpo.contrast_view if self.config.train.method == "grpo" else None
+            changed: dict[View, EvalResult] = {}
+            if view is not None:
+                changed[view] = evaluate(*parts, view=view, seed=self.config.seed)
         joined = EvalResult.join(self.engine.gather(result))
-        self.log.write(self.step, "eval", joined.metrics())
+        others = {view: EvalResult.join(self.engine.gather(result)) for view, result in changed.items()}
+        gaps = dependence(joined, others)
+        self.log.write(self.step, "eval", {**joined.metrics(), **gaps})
         if self.engine.is_main:
-            self.progress.say(f"step {self.step}: {joined.summary()}")
+            self.progress.say("; ".join([f"step {self.step}: {joined.summary()}", *dependence_lines(gaps)]))
 
     def announce(self, problem: str, where: str) -> None:
         """Say a problem that is otherwise only counted: once, and no more than ANNOUNCED different ones."""

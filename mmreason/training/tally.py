@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mmreason.types import RolloutGroup
+from mmreason.types import RolloutGroup, Score
 
 SAME = 1e-9
 """Rewards no further apart than this teach nothing (as `algorithms.advantages.has_signal` has it)."""
@@ -27,6 +27,30 @@ class Tally:
             for name, (value, count) in totals.items():
                 joined.add(name, value, count)
         return {name: value / count for name, (value, count) in sorted(joined.totals.items()) if count}
+
+
+def tally_contrast(tally: Tally, groups: Sequence[RolloutGroup]) -> None:
+    """How much better answers are with the media than in the contrast view, over groups that have both.
+
+    `contrast/gap` is the mean difference of total rewards; `contrast/correct_gap` that of the shares of right answers.
+    """
+    for group in groups:
+        tally.add("contrast/groups", float(bool(group.contrast)))
+        for score in group.contrast:
+            tally.add("contrast/errors", float(score.error is not None))
+        for name, value in (("gap", _total), ("correct_gap", _correct)):
+            shown = [v for score in group.scores if (v := value(score)) is not None]
+            changed = [v for score in group.contrast if (v := value(score)) is not None]
+            if shown and changed:
+                tally.add(f"contrast/{name}", sum(shown) / len(shown) - sum(changed) / len(changed))
+
+
+def _total(score: Score) -> float | None:
+    return score.total
+
+
+def _correct(score: Score) -> float | None:
+    return float(score.flags["correct"]) if "correct" in score.flags else None
 
 
 def tally_groups(tally: Tally, groups: Sequence[RolloutGroup]) -> None:

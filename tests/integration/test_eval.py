@@ -143,3 +143,22 @@ def test_what_cannot_be_evaluated_is_one_line(
         assert main(["eval", run, *arguments]) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mmreason: ")]
         assert message in line
+
+
+def test_views_tell_what_the_media_are_worth(values: dict[str, Any], tmp_path: Path) -> None:
+    plain = mmreason.evaluate(values, "eval.n=1")
+    found = mmreason.evaluate(values, "eval.n=1", views=["none", "muted"])
+    assert found.result == plain.result, "what was answered already is not asked again"
+    rows = [json.loads(line) for line in (tmp_path / "run/eval.muted.jsonl").read_text().splitlines()]
+    assert {row["modality"] for row in rows} == {"audio"}
+    assert [row.modality for row in found.views["none"].rows].count("text") == 0
+    numbers = json.loads((tmp_path / "run/eval.json").read_text())["metrics"]
+    assert numbers == found.metrics
+    assert "dependence/none/image" in numbers
+    assert numbers["dependence/muted/all"] == numbers["dependence/muted/audio"]
+    assert "accuracy as it is minus in view none: all" in str(found)
+    before = (tmp_path / "run/eval.muted.jsonl").read_bytes()
+    assert mmreason.evaluate(values, "eval.n=1", views=["muted"]).views["muted"] == found.views["muted"]
+    assert (tmp_path / "run/eval.muted.jsonl").read_bytes() == before
+    with pytest.raises(ConfigError, match="views: 'ordered', expected some of shuffled, blank, noise, muted, none"):
+        mmreason.evaluate(values, views=["ordered"])

@@ -70,6 +70,8 @@ def _cases(folder: Path, model: Path, data: DemoFiles, deepspeed: Path | None) -
     cases["grpo"] = values("grpo", "grpo", steps=2)
     cases["grpo"]["grpo"]["kl_coef"] = 0.1
     cases["grpo"]["rollout"] = {"n": 4, "max_new_tokens": 40, "stop": ["e", "a"]}
+    contrast = {**cases["grpo"]["grpo"], "contrast_view": "shuffled", "contrast_n": 2}
+    cases["contrast"] = {**cases["grpo"], "run_dir": str(folder / "contrast"), "grpo": contrast}
     return cases
 
 
@@ -131,7 +133,7 @@ def test_processes_are_what_they_should_be(pair: tuple[str, Path]) -> None:
     strategy, folder = pair
     stage = STAGES[strategy]
     text, media = _facts(folder)
-    for name in [*CASES, "half", "resumed", "bf16", "grpo"]:
+    for name in [*CASES, "half", "resumed", "bf16", "grpo", "contrast"]:
         for facts in (text[name], media[name]):
             assert facts["world"] == 2
             assert facts["deepspeed"] == (stage is not None)
@@ -200,3 +202,13 @@ def test_grpo_with_answers_of_other_lengths(pair: tuple[str, Path]) -> None:
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-4)
     assert steps[0]["groups/sampled"] == PROMPTS
     assert len(list((pair[1] / "grpo/tensorboard").glob("events.*"))) == 1, "one process tracks"
+
+
+@pytest.mark.timeout(1800)
+def test_only_the_process_with_videos_samples_contrast_rollouts(pair: tuple[str, Path], alone: Path) -> None:
+    """And nobody waits for it: under ZeRO-3 parameters are whole meanwhile."""
+    text, media = (facts["contrast"]["lengths"] for facts in _facts(pair[1]))
+    assert (len(text), len(media)) == (2, 4), "calls of the engine in two steps"
+    mine, theirs = metrics(pair[1] / "contrast"), metrics(alone / "contrast")
+    assert [line["contrast/groups"] for line in mine] == [line["contrast/groups"] for line in theirs] == [0.25] * 2
+    assert mine[0]["reward/mean"] == pytest.approx(metrics(pair[1] / "grpo")[0]["reward/mean"])

@@ -340,3 +340,16 @@ def test_a_template_that_refuses_is_a_data_error(omni: Bench) -> None:
     (error,) = encoder.prompts([ask("?")])
     assert isinstance(error, DataError)
     assert "roles must alternate" in str(error)
+
+
+def test_without_media_the_prompt_is_its_text(vl: Bench, media: Path) -> None:
+    sample = ask(image(media), "What?", MediaRef(kind="video", path=str(media / "b.mp4")))
+    (bare,) = vl.encoder.prompts([sample], view="none")
+    (text,) = vl.encoder.prompts([ask("What?")])
+    assert not isinstance(bare, MMReasonError)
+    assert not isinstance(text, MMReasonError)
+    assert torch.equal(bare[1].ids, text[1].ids)
+    assert bare[1].media == ()
+    (silent,) = vl.encoder.prompts([ask(image(media))], view="none")
+    assert not isinstance(silent, MMReasonError)
+    assert silent[1].media == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from mmreason.config import DataConfig, MediaConfig, ModelConfig
 from mmreason.encode import Encoder
 from mmreason.evaluation import EvalAnswer, EvalResult, EvalRow, evaluate
+from mmreason.evaluation.dependence import dependence, dependence_lines
 from mmreason.evaluation.rows import Status
 from mmreason.evaluation.statistics import estimate, ks_up_to, pass_at_k, wilson
 from mmreason.policy.policy import load_policy
@@ -174,3 +176,25 @@ def test_with_a_real_model(tiny_omni: Path, tmp_path: Path) -> None:
     assert result.rows[0].answers[0].tokens in range(1, 7)
     assert evaluate(samples, encoder, HFEngine(policy, encoder), score, params) == result
     assert evaluate(samples[1:2], encoder, HFEngine(policy, encoder), score, params).rows[0].status == "quarantined"
+
+
+def test_dependence_by_hand() -> None:
+    """Paired: 4 videos, right and right, right and wrong, right and wrong, wrong and right; one is not scored twice."""
+
+    def rows(*marks: bool | None) -> EvalResult:
+        named = [row("video", mark) for mark in marks]
+        return EvalResult(rows=tuple(replace(one, id=f"q{number}") for number, one in enumerate(named)))
+
+    shown, shuffled = rows(True, True, True, False, True, None), rows(True, False, False, True, None, True)
+    found = dependence(shown, {"shuffled": shuffled})
+    half = 1.959964 * math.sqrt((0.25**2 + 0.75**2 * 2 + 1.25**2) / 3 / 4)
+    assert found["dependence/shuffled/video"] == found["dependence/shuffled/all"] == 0.25
+    assert found["dependence/shuffled/video/of"] == 4
+    assert found["dependence/shuffled/video/low"] == pytest.approx(0.25 - half)
+    assert found["dependence/shuffled/video/high"] == 1.0
+    (line,) = dependence_lines(found)
+    assert line == (
+        "accuracy as it is minus in view shuffled: all +25.0 [-69 to 100] of 4, video +25.0 [-69 to 100] of 4"
+    )
+    assert dependence(shown, {"none": EvalResult(rows=())}) == {}
+    assert dependence(shown, {"none": rows(False)})["dependence/none/all/low"] == -1.0

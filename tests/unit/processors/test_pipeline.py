@@ -14,7 +14,8 @@ from transformers import Qwen2VLImageProcessor, WhisperFeatureExtractor
 from mmreason.errors import MediaError, ModelError
 from mmreason.processors.base import Decoded, MediaTraits
 from mmreason.processors.pipeline import MediaPipeline
-from mmreason.processors.video import shuffled_order, stamp_ids
+from mmreason.processors.video import stamp_ids
+from mmreason.processors.views import shuffled_order
 from mmreason.types import Geometry, MediaRef, MediaTensors
 from tests.media_files import clip, picture, tone, write_audio, write_image, write_video
 from tests.unit.processors.helpers import TRAITS, VISION_TRAITS, components, config, load, pipeline, ref
