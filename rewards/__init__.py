@@ -18,6 +18,7 @@ from mmreason.errors import ConfigError, PluginError
 from mmreason.plugins import load_symbol, nearest
 from mmreason.rewards import accuracy, format, grounding
 from mmreason.rewards.base import Regex, RewardFn, lift
+from mmreason.rewards.foreign import as_native
 from mmreason.types import Rollout, Sample, Score
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def check_rewards(configs: Sequence[RewardConfig]) -> None:
 
 def bind(name: str, options: Mapping[str, Any]) -> BoundReward:
     """`load_reward` without the config section."""
-    function = lift(load_symbol(name, REWARDS, "mmreason.rewards"), name)
+    symbol = load_symbol(name, REWARDS, "mmreason.rewards")
+    function = lift(as_native(symbol, name, options), name)
     wrong = list(_option_mistakes(function, options))
     if wrong:
         raise ConfigError("\n".join(f"reward {name}: {line}" for line in wrong))
@@ -108,11 +110,15 @@ def _option_mistakes(function: Callable[..., Any], options: Mapping[str, Any]) -
 
 
 def _type_hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """Annotations as types; a plug-in whose annotations cannot be resolved is simply not checked."""
+    """Annotations as types; a plug-in whose annotations cannot be resolved is simply not checked.
+
+    Those in a signature that we made (foreign.py) win over those of the function that it stands for.
+    """
+    made = {p.name: p.annotation for p in _options(function) if typing.get_origin(p.annotation) is Literal}
     try:
-        return typing.get_type_hints(inspect.unwrap(function))
+        return {**typing.get_type_hints(inspect.unwrap(function)), **made}
     except (NameError, TypeError):
-        return {}
+        return made
 
 
 def _fits(value: Any, hint: Any) -> bool:

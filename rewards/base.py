@@ -6,7 +6,8 @@ A reward has one of two signatures; options are keyword arguments with or withou
     B   def reward(sample: Sample, text: str, **options) -> float | bool | dict[str, float] | None
 
 A sees the whole group, B one answer. The rule: the second positional parameter is named `rollouts` -> A; anything
-else -> B, which is lifted to A. None means that the reward does not apply to this sample.
+else -> B, which is lifted to A. None means that the reward does not apply to this sample. What is written for TRL,
+verl, EasyR1 or ms-swift is made A in foreign.py.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ def lift(function: Callable[..., Any], name: str = "") -> RewardFn:
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
     if len(positional) < 2:
-        raise PluginError(f"{name}: takes {positional}, expected at least (sample, rollouts) or (sample, text)")
+        raise PluginError(
+            f"{name}: takes {positional}, expected at least (sample, rollouts) or (sample, text), or a reward of "
+            "another trainer (docs/rewards.md)"
+        )
     if positional[1] == "rollouts":
         return function
 
@@ -125,6 +129,8 @@ class TextRollout(Rollout):
     """A rollout as reward workers get it: without tensors, `tokens` kept as a number."""
 
     token_count: int = 0
+    token_ids: tuple[int, ...] = ()
+    """What was sampled; empty where a text is scored that nobody sampled."""
 
     @property
     def tokens(self) -> int:
@@ -139,6 +145,9 @@ def without_tensors(rollout: Rollout) -> TextRollout:
         view=rollout.view,
         seed=rollout.seed,
         token_count=rollout.tokens,
+        token_ids=tuple(
+            token for segment in rollout.segments if segment.kind == "policy" for token in segment.ids.tolist()
+        ),
     )
 
 

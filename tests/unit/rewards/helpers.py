@@ -7,7 +7,7 @@ from mmreason.types import Rollout, Sample, Score
 
 
 def sample(answer: Any = None, task: str = "exact", **fields: Any) -> Sample:
-    return Sample(id="file.jsonl:1", messages=(), answer=answer, task=task, **fields)
+    return Sample(**{"id": "file.jsonl:1", "messages": (), "answer": answer, "task": task, **fields})
 
 
 def answered(*answers: str) -> list[Rollout]:
