@@ -40,9 +40,10 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 
 def test_yaml_of_the_data_page_is_a_data_section() -> None:
-    (text,) = blocks("docs/data.md", "yaml")
-    config = build_config({"run_dir": "r", "model": {"path": "m"}, "train": {"method": "sft"}, **yaml.safe_load(text)})
-    assert config.data.train[2].streaming
+    values = {"run_dir": "r", "model": {"path": "m"}, "train": {"method": "sft"}}
+    sources, order = (build_config({**values, **yaml.safe_load(text)}) for text in blocks("docs/data.md", "yaml"))
+    assert sources.data.train[2].streaming
+    assert order.data.mix["charts"] == 1
 
 
 def test_yaml_of_the_rewards_page_is_a_config() -> None:

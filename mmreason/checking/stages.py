@@ -12,6 +12,7 @@ from typing import Any
 from mmreason.checking.files import decode_files
 from mmreason.checking.findings import CheckOptions, Findings
 from mmreason.checking.rows import Row, read_all, spread, with_media_there
+from mmreason.checking.selection import selected
 from mmreason.config import DataConfig, MediaConfig, RewardConfig, RunConfig, ScoringConfig, TrainConfig
 from mmreason.config.extras import read_deepspeed, require_trackers
 from mmreason.errors import ConfigError, MMReasonError, ModelError
@@ -34,11 +35,11 @@ def check_rest(
     data = sections.get("data", DataConfig())
     train = sections.get("train", TrainConfig())
     _check_names(path, sections, data, train, found)
-    every = read_all(data, train.method, found)
+    every, left_out = selected(read_all(data, train.method, found), data, found)
     if data.train and not found.counts["data"] and (why := _too_few(every, options.processes)):
         found.add("data", why)
     there = with_media_there(every, data.media_root, found)
-    tables.add(_counts(every))
+    tables.add([*_counts(every), *left_out])
     looked_at = spread(there, options.rows)
     if config is None:
         media = sections.get("media", MediaConfig())

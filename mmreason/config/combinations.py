@@ -170,8 +170,20 @@ def _rewards_apart_are_summed(config: RunConfig) -> Iterator[str]:
         yield f"scoring.combine: {config.scoring.combine}, but grpo.advantage gdpo sums normalised rewards; use sum"
 
 
+def _pass_rates_are_in_order(config: RunConfig) -> Iterator[str]:
+    if config.data.pass_rate is not None and config.data.pass_rate[0] > config.data.pass_rate[1]:
+        yield f"data.pass_rate: {list(config.data.pass_rate)}, expected the lower bound first"
+
+
+def _something_is_mixed(config: RunConfig) -> Iterator[str]:
+    if config.data.mix and not any(config.data.mix.values()):
+        yield "data.mix: every weight is 0, so nothing would be left to train on"
+
+
 _CHECKS = (
     _code_is_pinned,
+    _pass_rates_are_in_order,
+    _something_is_mixed,
     _grpo_has_rewards,
     _gates_are_rewards,
     _groups_compare,

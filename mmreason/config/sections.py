@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmreason.config.combinations import impossible
 from mmreason.config.grpo_options import OPTIONS
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel):
@@ -87,6 +90,15 @@ class DataConfig(Section):
     """Longer prompts (media included) are reported and dropped, never cut."""
     max_bad_fraction: float = Field(0.3, ge=0, le=1)
     """Stop when more than this share of the samples tried was quarantined."""
+    order: Literal["shuffled", "file", "easy_to_hard", "hard_to_easy", "gaussian"] = "shuffled"
+    """shuffled: every epoch anew; file: as rows stand; easy_to_hard (SARI's curriculum), hard_to_easy: by pass rate;
+    gaussian: rows of a pass rate near 0.3 come more often, others less (Time-R1)."""
+    difficulty: str = Field("pass_rate", min_length=1)
+    """Where pass rates are: a key of the rows' meta, or a .jsonl file of lines with id and pass_rate."""
+    pass_rate: tuple[Share, Share] | None = None
+    """Leave out training rows whose pass rate is not between these two, both included."""
+    mix: dict[str, Weight] = Field(default_factory=dict)
+    """Weight of each source: every epoch has the sources in these proportions. 0 leaves a source out. {}: all rows."""
 
 
 class MediaConfig(Section):

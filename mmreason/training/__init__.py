@@ -14,7 +14,9 @@ import torch
 from mmreason.config import RunConfig
 from mmreason.config.extras import require_trackers
 from mmreason.data import load_all
+from mmreason.difficulty import kept
 from mmreason.errors import ConfigError
+from mmreason.order import order_of
 from mmreason.reporting import write_report
 from mmreason.rewards import check_rewards
 from mmreason.training.grpo import train_grpo
@@ -66,11 +68,12 @@ def open_run(config: RunConfig, watch: Watch | None = None) -> Run:
     check_rewards(config.rewards)  # a misspelt one should not wait for data and model
     require_trackers(config.train.trackers)
     torch.manual_seed(config.seed)
-    samples = load_all(config.data, "train")
+    samples = kept(config.data, load_all(config.data, "train"))
+    order = order_of(config.data, samples, config.seed)
     eval_samples = load_all(config.data, "eval") if config.data.eval else []
     if config.train.method in DATA_CHECKS:
         DATA_CHECKS[config.train.method](samples)
-    return Run(config, samples, eval_samples, watch or Watch())
+    return Run(config, samples, order, eval_samples, watch or Watch())
 
 
 def _report(opened: Run) -> None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from mmreason.encode import Encoder
 from mmreason.errors import DataError, MediaError, MMReasonError
+from mmreason.order import Order
 from mmreason.processors.quarantine import Quarantine
 from mmreason.types import Sample, Segment
 
@@ -28,18 +27,19 @@ class Feed:
         encoder: Encoder,
         quarantine: Quarantine,
         *,
-        seed: int,
+        order: Order,
         rank: int = 0,
         world: int = 1,
         check: Check | None = None,
     ) -> None:
-        if len(samples) < world:
-            raise DataError(f"{len(samples)} samples for {world} processes; at least one each is needed")
+        if order.length < world:
+            raise DataError(f"{order.length} samples for {world} processes; at least one each is needed")
         self.samples, self.encoder, self.quarantine = samples, encoder, quarantine
-        self.seed, self.rank, self.world = seed, rank, world
+        self.order, self.rank, self.world = order, rank, world
         self.check = check or (lambda sample, prompt: None)
         self.epoch, self.index = 0, 0
-        self._order = self._shuffled()
+        self._order = self._share(0)
+        self._seen: set[int] = set()
 
     def take(self, count: int) -> list[tuple[Sample, Segment]]:
         """The next `count` usable prompts. Raises DataError when this process has no usable sample left."""
@@ -66,7 +66,7 @@ class Feed:
     @property
     def seen(self) -> int:
         """How many different samples this process has come to, used or quarantined."""
-        return len(self._order) if self.epoch else self.index
+        return len(self._seen.union(self._order[: self.index]))
 
     @property
     def state(self) -> dict[str, int]:
@@ -75,15 +75,17 @@ class Feed:
     def restore(self, state: dict[str, int]) -> None:
         """Continue where a feed with this `state` stood."""
         self.epoch, self.index = state["epoch"], state["index"]
-        self._order = self._shuffled()
+        self._seen = {row for epoch in range(self.epoch) for row in self._share(epoch)}
+        self._order = self._share(self.epoch)
 
     def _next(self, count: int) -> list[Sample]:
         found: list[Sample] = []
         barren = 0
         while len(found) < count:
             if self.index >= len(self._order):
+                self._seen.update(self._order)
                 self.epoch, self.index = self.epoch + 1, 0
-                self._order = self._shuffled()
+                self._order = self._share(self.epoch)
                 barren += 1
                 if barren > 1 and not found:
                     raise DataError("every sample of this process is quarantined; see quarantine.jsonl in run_dir")
@@ -93,7 +95,5 @@ class Feed:
                 found.append(sample)
         return found
 
-    def _shuffled(self) -> Sequence[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.samples))
-        share: list[int] = order[self.rank :: self.world].tolist()
-        return share
+    def _share(self, epoch: int) -> Sequence[int]:
+        return self.order.epoch(epoch)[self.rank :: self.world]

@@ -25,6 +25,7 @@ from mmreason.encode import Encoder
 from mmreason.errors import BudgetError, CheckpointError, ConfigError
 from mmreason.evaluation import EvalResult, evaluate
 from mmreason.evaluation.dependence import dependence, dependence_lines
+from mmreason.order import Order
 from mmreason.policy.policy import Policy, load_policy
 from mmreason.policy.self_check import self_check
 from mmreason.processors.pipeline import MediaPipeline
@@ -49,7 +50,7 @@ class Run:
     """The open parts of a run. Opened by `mmreason.training.run`; used by the loops in `grpo` and `sft`."""
 
     def __init__(
-        self, config: RunConfig, samples: Sequence[Sample], eval_samples: Sequence[Sample], watch: Watch
+        self, config: RunConfig, samples: Sequence[Sample], order: Order, eval_samples: Sequence[Sample], watch: Watch
     ) -> None:
         self.config, self.run_dir, self.watch = config, Path(config.run_dir), watch
         self.engine = Engine(config.train)
@@ -75,7 +76,7 @@ class Run:
             samples,
             self.encoder,
             self.quarantine,
-            seed=config.seed,
+            order=order,
             rank=self.engine.rank,
             world=self.engine.world,
             check=self._over_budget,

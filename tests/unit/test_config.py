@@ -161,7 +161,7 @@ def test_unknown_key_near_nothing_lists_what_there_is(tmp_path: Path) -> None:
             "train.learning_rates.tower: got 'tower'; input should be 'vision', 'audio', 'projector' or 'language'",
         ),
         ("data=3", "data: got 3; expected a section with keys train, eval, media_root, system, suffix, show_options, "
-         "max_prompt_tokens, max_bad_fraction"),
+         "max_prompt_tokens, max_bad_fraction, order, difficulty, pass_rate, mix"),
         (
             "data.eval=[5]",
             "data.eval.0: got 5; expected a section with keys path, format, adapter, split, streaming, limit",

@@ -242,3 +242,22 @@ def test_a_wrong_config_is_answered_before_anything_slow_is_loaded(tmp_path: Pat
     ticks = sum(map(int, Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
     process.communicate(timeout=60)
     assert ticks / os.sysconf("SC_CLK_TCK") < 0.5, f"{wall:.2f} s of wall time"
+
+
+def test_what_a_filter_and_a_mixture_leave(tmp_path: Path) -> None:
+    rows = [row(source="ab"[i % 2], meta={"pass_rate": i / 10}, id=str(i)) for i in range(10)]
+    data = {"train": [{"path": str(tmp_path / "train.jsonl")}], "pass_rate": [0.1, 0.8], "mix": {"a": 3, "b": 1}}
+    file = write_run(tmp_path, tmp_path / "none", rows, data=data)
+    tables = "\n".join(check(file, (), CheckOptions()).tables)
+    assert "train   text                   8 rows" in tables
+    assert "data.pass_rate 0.1 to 0.8 leaves 8 of 10 training rows" in tables
+    assert "an epoch has 6 rows of a (75.0%), which has 4" in tables
+    assert "an epoch has 2 rows of b (25.0%), which has 4" in tables
+    report = check(file, ["data.order=gaussian", "data.mix={}"], CheckOptions())
+    assert "data.order gaussian: the first epoch has " in str(report)
+    report = check(file, ["data.pass_rate=[0.95, 1]"], CheckOptions())
+    assert lines(report, "data") == [
+        "data.pass_rate: [0.95, 1.0] leaves none of 10 rows; their pass rates are 0 to 0.9"
+    ]
+    report = check(file, ["data.mix={a: 1}"], CheckOptions())
+    assert "source 'b' (4 rows) is not in it" in lines(report, "data")[0]

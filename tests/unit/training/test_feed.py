@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mmreason.errors import DataError, MediaError, MMReasonError
+from mmreason.order import Order, Stream
 from mmreason.processors.quarantine import Quarantine
 from mmreason.training.feed import Feed
 from mmreason.types import Message, Sample, Segment
@@ -26,10 +28,13 @@ class Encoding:
         return [MediaError(s.id, "corrupt") if s.id in self.bad else (s, PROMPT) for s in samples]
 
 
-def _feed(folder: Path, count: int, bad: Sequence[str] = (), *, rank: int = 0, world: int = 1) -> Feed:
+def _feed(
+    folder: Path, count: int, bad: Sequence[str] = (), *, rank: int = 0, world: int = 1, order: Order | None = None
+) -> Feed:
     samples = [Sample(id=str(i), messages=(Message(role="user", content=("?",)),)) for i in range(count)]
     quarantine = Quarantine(folder / "quarantine.jsonl", 1.0)
-    return Feed(samples, Encoding(bad), quarantine, seed=1, rank=rank, world=world)  # type: ignore[arg-type]
+    order = order or Order(kind="shuffled", seed=1, streams=(Stream(rows=np.arange(count), count=count),))
+    return Feed(samples, Encoding(bad), quarantine, order=order, rank=rank, world=world)  # type: ignore[arg-type]
 
 
 def _ids(taken: list[tuple[Sample, Segment]]) -> list[str]:
@@ -84,3 +89,33 @@ def test_nothing_usable_is_an_error_not_an_endless_loop(tmp_path: Path) -> None:
 def test_fewer_samples_than_processes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 samples for 2 processes"):
         _feed(tmp_path, 1, world=2)
+
+
+MIX = (Stream(rows=np.arange(4), count=5), Stream(rows=np.arange(4, 10), count=5, salt=(9,)))
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("kind", ["shuffled", "file", "hard_to_easy", "gaussian"])
+def test_every_order_is_resumed_with_the_next_sample(tmp_path: Path, kind: str, world: int) -> None:
+    order = Order(kind=kind, seed=1, streams=MIX, rates=np.linspace(0, 1, 10))
+    together: list[list[str]] = []
+    for rank in range(world):
+        feed = _feed(tmp_path, 10, rank=rank, world=world, order=order)
+        before = _ids(feed.take(7))
+        state, seen, expected = feed.state, feed.seen, _ids(feed.take(9))
+        other = _feed(tmp_path, 10, rank=rank, world=world, order=order)
+        other.restore(state)
+        assert other.seen == seen
+        assert _ids(other.take(9)) == expected
+        together.append([*before, *expected])
+    whole = [str(index) for epoch in range(2) for index in order.epoch(epoch)]
+    taken = [sample for turn in zip(*together, strict=True) for sample in turn]
+    assert taken[: len(whole)] == whole[: len(taken)], "processes take turns in one order"
+
+
+def test_samples_of_a_mixture_are_counted_once(tmp_path: Path) -> None:
+    feed = _feed(tmp_path, 10, order=Order(kind="file", seed=1, streams=MIX))
+    feed.take(10)
+    assert feed.seen == 4 + 5
+    feed.take(10)
+    assert feed.seen == 10
