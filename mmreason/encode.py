@@ -88,8 +88,10 @@ class Encoder:
         """Why a prompt of so many tokens can never be trained on: with an answer it may not fit in a row."""
         train = config.train
         longest, setting = config.rollout.max_new_tokens, "rollout.max_new_tokens"
-        if train.method == "sft":
-            longest, setting = max(self.demo(text).ids.shape[0] for text in sample.demos), "its demos"
+        if train.method == "sft" or (config.grpo.uses_demos and sample.demos):
+            demos = max(self.demo(text).ids.shape[0] for text in sample.demos)
+            if train.method == "sft" or demos > longest:
+                longest, setting = demos, "its demos"
         if tokens + longest <= train.row_tokens:
             return None
         return BudgetError(

@@ -175,7 +175,8 @@ class Segment:
     media: tuple[MediaTensors, ...] = ()
     """Media of this segment, in the order of their placeholders."""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
-    """float32 [T] each, per token: "logprob.sampling", "logprob.old", "logprob.ref", "advantage", "weight"."""
+    """float32 [T] each, per token: "logprob.sampling", "logprob.old", "logprob.ref", "advantage", "weight";
+    docs/algorithms.md (Joint objectives) has those of further terms."""
     weight_version: int = 0
     """How many optimizer steps the sampling weights had seen."""
 
@@ -241,6 +242,10 @@ class RolloutGroup:
     """Of the greedy answer to the same prompt, where the method compares with one."""
     contrast: tuple[Score, ...] = ()
     """Of answers to the same question in `grpo.contrast_view`, never trained on; () where the view changes nothing."""
+    demos: tuple[Rollout, ...] = ()
+    """Demonstrations that stand beside the rollouts, where a term of the loss needs them."""
+    demo_scores: tuple[Score, ...] = ()
+    """Theirs, where they take part in the statistics of the group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from mmreason.config.sections import (
     RunConfig,
     ScoringConfig,
     Section,
+    TermConfig,
     TrainConfig,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "RunConfig",
     "ScoringConfig",
     "Section",
+    "TermConfig",
     "TrainConfig",
     "build_config",
     "inspect_config",

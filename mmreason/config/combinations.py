@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mmreason.config.grpo_options import DISCO, OPTIONS
+from mmreason.config.grpo_terms import wrong_options
 from mmreason.config.reward_names import gate_mistakes
 
 if TYPE_CHECKING:
@@ -180,6 +181,17 @@ def _something_is_mixed(config: RunConfig) -> Iterator[str]:
         yield "data.mix: every weight is 0, so nothing would be left to train on"
 
 
+def _terms_are_whole(config: RunConfig) -> Iterator[str]:
+    for index, term in enumerate(config.grpo.terms):
+        yield from wrong_options(term.name, term.options, f"grpo.terms.{index}.options")
+
+
+def _something_is_learnt(config: RunConfig) -> Iterator[str]:
+    grpo = config.grpo
+    if grpo.options.get("policy_weight") == 0 and not grpo.terms and not grpo.kl_coef:
+        yield "grpo.options.policy_weight: 0, and there are no grpo.terms, so nothing would be learnt"
+
+
 _CHECKS = (
     _code_is_pinned,
     _pass_rates_are_in_order,
@@ -204,4 +216,6 @@ _CHECKS = (
     _kl_in_the_reward,
     _remax_needs_no_spread,
     _rewards_apart_are_summed,
+    _terms_are_whole,
+    _something_is_learnt,
 )

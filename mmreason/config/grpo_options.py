@@ -74,6 +74,13 @@ OPTIONS: dict[str, Option] = {
         above=0.0,
         help="log-ratios of the policy are cut to +-this before exp() (EasyR1, GSPO in verl: 10)",
     ),
+    "policy_weight": Option(
+        key="clip",
+        read_by=("ppo", "none", "gppo", "cispo", "sapo", "geometric", *DISCO),
+        default=1.0,
+        above=-1e-300,
+        help="factor of the policy loss itself; 0 leaves the KL and grpo.terms",
+    ),
     "kl_end": Option(
         key="kl_schedule",
         read_by=("linear", "cosine", "accuracy"),

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmreason.config.combinations import impossible
 from mmreason.config.grpo_options import OPTIONS
+from mmreason.config.grpo_terms import WITH_DEMOS, option_of
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -192,6 +193,20 @@ class EvalConfig(Section):
     """Of sampled answers; top_p, top_k, max_new_tokens and stop are those of rollout."""
 
 
+class TermConfig(Section):
+    name: Literal["imitation", "demo_policy", "likelihood"]
+    """imitation: SFT loss on the demonstrations of the prompts; demo_policy: policy gradient on them, in one group
+    with the rollouts; likelihood: log pi of right rollouts up, of wrong ones down (SRFT)."""
+    weight: float = 1.0
+    """Factor in the loss."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the term, listed in docs/algorithms.md (Joint objectives)."""
+
+    def option(self, name: str) -> Any:
+        """The value of an option, given or by default."""
+        return option_of(self.name, self.options, name)
+
+
 class GrpoConfig(Section):
     """docs/algorithms.md has the equation and the source of every choice."""
 
@@ -239,7 +254,10 @@ class GrpoConfig(Section):
     """Weigh by old policy / what really sampled, cut at bounds or dropped outside; costs a forward pass."""
     options: dict[str, float] = Field(default_factory=dict)
     """Constants that only some of these choices have: epsilon, dual, tau_positive, tau_negative, tau, drift_beta,
-    drift_delta, max_log_ratio, kl_end, kl_target, kl_gain, weight_low, weight_high. One that is not read is refused."""
+    drift_delta, max_log_ratio, policy_weight, kl_end, kl_target, kl_gain, weight_low, weight_high. One that is not read
+    is refused."""
+    terms: tuple[TermConfig, ...] = ()
+    """Further losses, added to the policy loss."""
     contrast_view: Literal["shuffled", "blank", "noise", "muted", "none"] | None = None
     """Also answer each question with its media changed (a video's frames shuffled, pictures grey, sound noise or
     silence, no media at all); these answers are scored and never trained on. Evaluations measure this view as well."""
@@ -260,6 +278,11 @@ class GrpoConfig(Section):
         """The value of a constant of `options`, given or by default."""
         value = self.options.get(name, OPTIONS[name].default)
         return 0.0 if value is None else value
+
+    @property
+    def uses_demos(self) -> bool:
+        """Whether a term of the loss needs demonstrations."""
+        return any(term.name in WITH_DEMOS for term in self.terms)
 
 
 class TrainConfig(Section):

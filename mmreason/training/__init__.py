@@ -19,6 +19,7 @@ from mmreason.errors import ConfigError
 from mmreason.order import order_of
 from mmreason.reporting import write_report
 from mmreason.rewards import check_rewards
+from mmreason.training import terms
 from mmreason.training.grpo import train_grpo
 from mmreason.training.run import Run
 from mmreason.training.sft import require_demos, train_sft
@@ -73,6 +74,7 @@ def open_run(config: RunConfig, watch: Watch | None = None) -> Run:
     eval_samples = load_all(config.data, "eval") if config.data.eval else []
     if config.train.method in DATA_CHECKS:
         DATA_CHECKS[config.train.method](samples)
+    terms.require_demos(config, samples)
     return Run(config, samples, order, eval_samples, watch or Watch())
 
 

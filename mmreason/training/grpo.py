@@ -12,15 +12,17 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mmreason.algorithms.advantages import ADVANTAGES, Outcomes
 from mmreason.algorithms.clips import WHOLE_GROUPS
 from mmreason.config import RunConfig
 from mmreason.config.reward_names import labels
 from mmreason.errors import ConfigError
-from mmreason.training.collect import Collected, collect, is_masked, rewards_of
+from mmreason.training.collect import Collected, collect, is_masked
 from mmreason.training.objective import kl_coefficient, kl_sums, objective_of, row_loss
 from mmreason.training.run import Run
+from mmreason.training.terms import terms_of, with_demos
 from mmreason.training.update import rows_of, update, weigh
 from mmreason.types import Batch, Rollout, RolloutGroup, Score, Segment, Tree
 
@@ -31,13 +33,14 @@ def train_grpo(run: Run) -> None:
     for step in run.steps():
         collected = collect(run, step)
         run.check_stop()
+        groups = with_demos(run, collected.groups)
         sampled = sampling_metrics(run, collected)
         coefficient = kl_coefficient(config, step - 1, sampled, run.carried)
         with run.timed("score"):
             penalties_NG, kl = penalties(run, collected.groups, coefficient)
         trees = credit(
-            collected.groups,
-            advantages_of(run, collected.groups, penalties_NG),
+            groups,
+            advantages_of(run, groups, penalties_NG),
             trained=lambda rollout: not is_masked(config, rollout),
         )
         with run.timed("pack"):
@@ -46,7 +49,7 @@ def train_grpo(run: Run) -> None:
             updates = [
                 [with_logprobs(run, row, reference=config.grpo.kl_in == "loss") for row in rows] for rows in updates
             ]
-        loss = row_loss(config, objective_of(config, step - 1), coefficient)
+        loss = row_loss(config, objective_of(config, step - 1), coefficient, terms_of(config, step - 1))
         with run.timed("update"):
             changes = [update(run, rows, loss, config.rollout.temperature) for rows in updates]
         with run.timed("gallery"):
@@ -60,30 +63,53 @@ def train_grpo(run: Run) -> None:
 
 
 def advantages_of(run: Run, groups: Sequence[RolloutGroup], penalties_NG: Tensor) -> Tensor:
-    """float64 [N, G] for this process's groups, from those of all processes: some rows look at them together."""
+    """float64 [N, G + D] for this process's groups, from those of all processes: some rows look at them together.
+
+    D: most scored demonstrations of a group; they stand behind the rollouts and count in the group's statistics.
+    """
     config = run.config
     mine = outcomes_of(config, groups)
+    penalties_NG = pad(penalties_NG, (0, mine.total_NG.shape[1] - penalties_NG.shape[1]))
     parts = run.engine.gather((mine.total_NG - penalties_NG, mine.parts_NGK, mine.tokens_NG, mine.greedy_N))
-    total_NG, parts_NGK, tokens_NG, greedy_N = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    width = max(total_NG.shape[1] for total_NG, *_ in parts)
     outcomes = Outcomes(
-        total_NG=total_NG, parts_NGK=parts_NGK, weights_K=mine.weights_K, tokens_NG=tokens_NG, greedy_N=greedy_N
+        total_NG=torch.cat([_widened(total_NG, width, math.nan) for total_NG, _, _, _ in parts]),
+        parts_NGK=torch.cat([_widened(parts_NGK, width, math.nan) for _, parts_NGK, _, _ in parts]),
+        weights_K=mine.weights_K,
+        tokens_NG=torch.cat([_widened(tokens_NG, width, 0.0) for _, _, tokens_NG, _ in parts]),
+        greedy_N=torch.cat([greedy_N for *_, greedy_N in parts]),
     )
     advantages_NG = ADVANTAGES[config.grpo.advantage](outcomes, config.grpo.option("epsilon"))
     first = sum(len(total_NG) for total_NG, *_ in parts[: run.engine.rank])
     return advantages_NG[first : first + len(groups)]
 
 
+def _widened(values: Tensor, width: int, filling: float) -> Tensor:
+    """The same with more columns (dimension 1)."""
+    lacking = width - values.shape[1]
+    return torch.cat([values, values.new_full((len(values), lacking, *values.shape[2:]), filling)], dim=1)
+
+
 def outcomes_of(config: RunConfig, groups: Sequence[RolloutGroup]) -> Outcomes:
-    """Totals, rewards one by one and lengths, with empty tensors of the right shapes for no groups."""
+    """Totals, rewards one by one and lengths, with empty tensors of the right shapes for no groups.
+
+    Scored demonstrations stand behind the rollouts; NaN where a group has fewer of them.
+    """
     names = labels([reward.name for reward in config.rewards])
-    n, weights = config.rollout.n, [reward.weight for reward in config.rewards]
-    parts = [[[score.parts.get(name, math.nan) for name in names] for score in group.scores] for group in groups]
-    tokens = [[rollout.tokens for rollout in group.rollouts] for group in groups]
+    weights = [reward.weight for reward in config.rewards]
+    width = config.rollout.n + max((len(group.demo_scores) for group in groups), default=0)
+    nothing = Score(total=None)
+    scores = [[*group.scores, *group.demo_scores] for group in groups]
+    lengths = [[rollout.tokens for rollout in (*group.rollouts, *group.demos)][:width] for group in groups]
+    scores = [row + [nothing] * (width - len(row)) for row in scores]
+    lengths = [row + [0] * (width - len(row)) for row in lengths]
+    parts = [[[score.parts.get(name, math.nan) for name in names] for score in row] for row in scores]
+    totals = [[_total(score) for score in row] for row in scores]
     return Outcomes(
-        total_NG=rewards_of(tuple(groups)).reshape(len(groups), n),
-        parts_NGK=torch.tensor(parts, dtype=torch.float64).reshape(len(groups), n, len(names)),
+        total_NG=torch.tensor(totals, dtype=torch.float64).reshape(len(groups), width),
+        parts_NGK=torch.tensor(parts, dtype=torch.float64).reshape(len(groups), width, len(names)),
         weights_K=torch.tensor(weights, dtype=torch.float64),
-        tokens_NG=torch.tensor(tokens, dtype=torch.float64).reshape(len(groups), n),
+        tokens_NG=torch.tensor(lengths, dtype=torch.float64).reshape(len(groups), width),
         greedy_N=torch.tensor([_total(group.greedy) for group in groups], dtype=torch.float64),
     )
 
@@ -109,29 +135,40 @@ def penalties(run: Run, groups: Sequence[RolloutGroup], coefficient: float) -> t
 
 
 def credit(groups: Sequence[RolloutGroup], advantages_NG: Tensor, *, trained: Callable[[Rollout], bool]) -> list[Tree]:
-    """Advantages onto tokens; one tree per group, of its answers that have a score and are to be `trained` on."""
-    trees = []
+    """Advantages onto tokens; one tree per group, of its answers that have a score and are to be `trained` on.
+
+    Demonstrations hang beside them, with advantages from behind those of the rollouts (0 where there are none).
+    """
+    trees, demos = [], sum(len(group.rollouts) for group in groups)
     for place, (group, advantages_G) in enumerate(zip(groups, advantages_NG, strict=True)):
         answers: list[Segment] = []
         for index, (rollout, score) in enumerate(zip(group.rollouts, group.scores, strict=True)):
             if score.total is not None and trained(rollout):
-                number = 1 + place * len(group.rollouts) + index
-                answers += branch(rollout.segments, float(advantages_G[index]), number, first=1 + len(answers))
+                number, first = 1 + place * len(group.rollouts) + index, 1 + len(answers)
+                answers += branch(rollout.segments, float(advantages_G[index]), number, first=first, reward=score.total)
+        for index, demo in enumerate(group.demos if answers else (), len(group.rollouts)):
+            demos, first = demos + 1, 1 + len(answers)
+            advantage = float(advantages_G[index]) if index < len(advantages_G) else 0.0
+            answers += branch(demo.segments, advantage, demos, first=first, demo=1.0)
         if answers:
             trees.append(Tree(id=group.sample.id, segments=(group.prompt, *answers)))
     return trees
 
 
-def branch(path: Sequence[Segment], advantage: float, number: int, *, first: int) -> list[Segment]:
+def branch(path: Sequence[Segment], advantage: float, number: int, *, first: int, **more: float) -> list[Segment]:
     """One rollout's path hung below the prompt (segment 0).
 
-    Its trained tokens carry the rollout's advantage, and all of its tokens its number (from 1) on this process.
+    Its trained tokens carry the rollout's advantage, and all of its tokens its number (from 1; demonstrations behind
+    rollouts) on this process, and `more`: `reward`, of rollouts; `demo`, 1 for demonstrations.
     """
     hung = []
     for depth, segment in enumerate(path):
         parent = 0 if depth == 0 else first + depth - 1
-        columns = {"advantage": segment.loss_mask.float() * advantage, "answer": torch.full(segment.ids.shape, number)}
-        hung.append(replace(segment, parent=parent).with_columns(**{name: c.float() for name, c in columns.items()}))
+        columns = {"advantage": segment.loss_mask.float() * advantage}
+        columns |= {
+            name: torch.full(segment.ids.shape, float(value)) for name, value in {"answer": number, **more}.items()
+        }
+        hung.append(replace(segment, parent=parent).with_columns(**columns))
     return hung
 
 
@@ -144,8 +181,9 @@ def prepare(run: Run, trees: Sequence[Tree]) -> Iterator[list[Batch]]:
     parts = run.config.grpo.updates_per_batch
     for part in range(parts):
         mine = [tree for i, tree in enumerate(trees) if (i * run.engine.world + run.engine.rank) % parts == part]
-        weighed, counts = weigh(run, mine, run.config.train.aggregation)
-        rows = rows_of(run, weighed) if counts.tokens else []
+        weighed, answers = weigh(run, mine, run.config.train.aggregation)
+        weighed, demos = weigh(run, weighed, run.config.train.aggregation, demos=True)
+        rows = rows_of(run, weighed) if answers.tokens + demos.tokens else []
         clip = run.config.grpo.clip
         if clip in WHOLE_GROUPS and any(row.repeated_tokens for row in rows):
             raise ConfigError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from mmreason.algorithms.clips import CLIP_SCHEDULES, Bounds
 from mmreason.algorithms.kl import KL_ESTIMATORS, KL_SCHEDULES, KLState
 from mmreason.algorithms.losses import Objective, add, kl_loss, policy_loss
 from mmreason.algorithms.ratios import Tokens
+from mmreason.algorithms.terms import TermRow
 from mmreason.config import RunConfig
 from mmreason.errors import ConfigError
 from mmreason.policy.policy import TokenScores
@@ -69,9 +71,15 @@ def kl_coefficient(
     return KL_SCHEDULES[grpo.kl_schedule](state)
 
 
-def row_loss(config: RunConfig, objective: Objective, coefficient: float) -> RowLoss:
-    """The loss of one row."""
+def row_loss(
+    config: RunConfig,
+    objective: Objective,
+    coefficient: float,
+    terms: Sequence[Callable[[TermRow], LossOutput]] = (),
+) -> RowLoss:
+    """The loss of one row: policy loss, KL with its `coefficient`, further `terms`."""
     grpo = config.grpo
+    factor = grpo.option("policy_weight")
 
     def loss(scores: TokenScores, row: Batch) -> LossOutput:
         columns = {name: column.to(scores.logprob.device) for name, column in row.columns.items()}
@@ -85,12 +93,27 @@ def row_loss(config: RunConfig, objective: Objective, coefficient: float) -> Row
             group=(answer + config.rollout.n - 1) // config.rollout.n,  # answers of a group have n numbers in a row
         )
         out = policy_loss(tokens, objective, columns["logprob.sampling"])
-        if "logprob.ref" not in columns:
-            return out
-        kl = kl_loss(tokens, columns["logprob.ref"], coefficient=coefficient, estimator=grpo.kl_estimator)
-        return add(out, kl)
+        out = replace(out, loss=factor * out.loss)
+        if "logprob.ref" in columns:
+            kl = kl_loss(tokens, columns["logprob.ref"], coefficient=coefficient, estimator=grpo.kl_estimator)
+            out = add(out, kl)
+        for term in terms:
+            out = add(out, term(term_row(tokens, scores.entropy, columns)))
+        return out
 
     return loss
+
+
+def term_row(tokens: Tokens, entropy: Tensor, columns: Mapping[str, Tensor]) -> TermRow:
+    """What further terms of the loss see of a row."""
+    return TermRow(
+        logprob=tokens.logprob,
+        entropy=entropy,
+        weight=tokens.weight,
+        demo_weight=columns.get("weight.demo", torch.zeros_like(tokens.weight)),
+        answer=tokens.answer,
+        columns=columns,
+    )
 
 
 def kl_sums(rows: Sequence[Batch], answers: int, estimator: str) -> Tensor:

@@ -16,9 +16,13 @@ from mmreason.types import Batch, LossOutput, Segment, Tree
 RowLoss = Callable[[TokenScores, Batch], LossOutput]
 
 
-def weigh(run: Run, trees: Sequence[Tree], aggregation: str) -> tuple[list[Tree], StepCounts]:
-    """Give every trained token its weight in the step's loss (column "weight"); counts are over all processes."""
-    lengths = [int(segment.loss_mask.sum()) for tree in trees for segment in tree.segments if segment.loss_mask.any()]
+def weigh(run: Run, trees: Sequence[Tree], aggregation: str, *, demos: bool = False) -> tuple[list[Tree], StepCounts]:
+    """Give every trained token its weight in the step's loss (column "weight"); counts are over all processes.
+
+    Rollouts, or `demos`: those beside rollouts have a mean of their own (column "weight.demo").
+    """
+    name = "weight_demo" if demos else "weight"
+    lengths = [_length(segment, demos) for tree in trees for segment in tree.segments if _length(segment, demos)]
     totals = run.engine.sum({"sequences": len(lengths), "tokens": sum(lengths)})
     counts = StepCounts(
         sequences=int(totals["sequences"]),
@@ -28,12 +32,17 @@ def weigh(run: Run, trees: Sequence[Tree], aggregation: str) -> tuple[list[Tree]
     weight_of = AGGREGATIONS[aggregation]
 
     def weighed(segment: Segment) -> Segment:
-        length = int(segment.loss_mask.sum())
+        length = _length(segment, demos)
         if length == 0:
             return segment
-        return segment.with_columns(weight=segment.loss_mask.float() * weight_of(length, counts))
+        return segment.with_columns(**{name: segment.loss_mask.float() * weight_of(length, counts)})
 
     return [replace(tree, segments=tuple(weighed(segment) for segment in tree.segments)) for tree in trees], counts
+
+
+def _length(segment: Segment, demos: bool) -> int:
+    """Trained tokens of a segment of that kind, else 0."""
+    return int(segment.loss_mask.sum()) if ("demo" in segment.columns) == demos else 0
 
 
 def rows_of(run: Run, trees: Sequence[Tree]) -> list[Batch]:
@@ -46,7 +55,8 @@ def _complete(row: Batch) -> Batch:
     """Zeros for missing columns (dummy trees have none); no weight where a split tree repeats a token without loss."""
     blank = {name: torch.zeros(row.ids.shape[0]) for name in ("advantage", "answer", "logprob.sampling", "weight")}
     columns = {**blank, **row.columns}
-    return replace(row, columns={**columns, "weight": columns["weight"] * row.loss_mask})
+    columns |= {name: columns[name] * row.loss_mask for name in ("weight", "weight.demo") if name in columns}
+    return replace(row, columns=columns)
 
 
 def update(run: Run, rows: Sequence[Batch], loss: RowLoss, temperature: float) -> dict[str, float]:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 
-from mmreason.config import GrpoConfig, TrainConfig, load_config
+from mmreason.config import GrpoConfig, TrainConfig, build_config, load_config
 from mmreason.config.grpo_options import OPTIONS
+from mmreason.config.grpo_terms import TERMS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "algorithms.md").read_text(encoding="utf-8")
 METHODS = re.findall(r"^\| ([^|]+) \| (.*`(?:grpo|train): .*) \|$", PAGE, re.MULTILINE)
@@ -18,7 +20,16 @@ METHODS = re.findall(r"^\| ([^|]+) \| (.*`(?:grpo|train): .*) \|$", PAGE, re.MUL
 def test_every_choice_and_option_is_on_the_page() -> None:
     fields = [*GrpoConfig.model_fields.values(), TrainConfig.model_fields["aggregation"]]
     choices = {choice for field in fields for choice in get_args(field.annotation) if isinstance(choice, str)}
-    assert choices | set(OPTIONS) <= set(re.findall(r"[\w+*]+", PAGE))
+    named = set(re.findall(r"[\w+*]+", PAGE))
+    assert choices | set(OPTIONS) <= named
+    for term, options in TERMS.items():
+        assert {term, *options} <= named
+
+
+def test_the_terms_of_the_page_are_terms() -> None:
+    for text in re.findall(r"```yaml\n(grpo:.*?)```", PAGE, re.DOTALL):
+        values = {"run_dir": "r", "model": {"path": "m"}, "rewards": [{"name": "accuracy"}], **yaml.safe_load(text)}
+        assert build_config(values, "page").grpo.terms
 
 
 @pytest.mark.parametrize(("method", "cell"), METHODS, ids=[method for method, _ in METHODS])
