@@ -77,7 +77,7 @@ def test_demonstrations_join_the_statistics_of_srft() -> None:
             tokens_NG=torch.ones_like(total_NG),
             greedy_N=total_NG[:, 0],
         )
-        return ADVANTAGES["group"](outcomes, 1e-9)[0].tolist()  # type: ignore[no-any-return]
+        return ADVANTAGES["group"](outcomes, 1e-9)[0].tolist()
 
     assert advantages([1, -1, -1, -1]) == pytest.approx([1.5, -0.5, -0.5, -0.5])
     assert advantages([1, -1, -1, -1, 1]) == pytest.approx([1.0954, -0.7303, -0.7303, -0.7303, 1.0954], abs=5e-5)
