@@ -16,7 +16,23 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mmreason.errors import ConfigError, PluginError
 from mmreason.plugins import load_symbol, nearest
-from mmreason.rewards import accuracy, format, grounding
+from mmreason.rewards import (
+    accuracy,
+    bands,
+    diagnosis,
+    ego,
+    format,
+    grounding,
+    judging,
+    lengths,
+    plans,
+    puzzles,
+    ranking,
+    referring,
+    safety,
+    tables,
+    triplets,
+)
 from mmreason.rewards.base import Regex, RewardFn, lift
 from mmreason.rewards.foreign import as_native
 from mmreason.types import Rollout, Sample, Score
@@ -28,6 +44,34 @@ REWARDS: dict[str, RewardFn] = {
     "accuracy": accuracy.accuracy,
     "format": format.format,
     "iou": grounding.iou,
+    # space and robots
+    "triplets": triplets.triplets,
+    "calls": triplets.calls,
+    "numeric_band": bands.numeric_band,
+    "refer_steps": referring.refer_steps,
+    "trace": referring.trace,
+    "plan_prefix": plans.plan_prefix,
+    "maze_path": plans.maze_path,
+    "ego_grounding": ego.ego_grounding,
+    "length_bonus": lengths.length_bonus,
+    # domains
+    "rerank": ranking.rerank,
+    "rerank_format": ranking.rerank_format,
+    "ranked_list": ranking.ranked_list,
+    "hierarchy": diagnosis.hierarchy,
+    "multi_label": diagnosis.multi_label,
+    "letter": diagnosis.letter,
+    "length_limit": lengths.length_limit,
+    "table_answer": tables.table_answer,
+    "table_number": tables.table_number,
+    "table_sentence": tables.table_sentence,
+    "table_evidence": tables.table_evidence,
+    "guard": safety.guard,
+    "tars": safety.tars,
+    "judge_pair": judging.judge_pair,
+    "step_labels": judging.step_labels,
+    "expression": puzzles.expression,
+    "grid": puzzles.grid,
 }
 
 BoundReward = Callable[[Sample, Sequence[Rollout]], Sequence[Score]]
