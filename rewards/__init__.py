@@ -24,11 +24,14 @@ from mmreason.rewards import (
     format,
     grounding,
     judging,
+    length_curves,
     lengths,
+    likeness,
     plans,
     puzzles,
     ranking,
     referring,
+    repetition,
     safety,
     tables,
     triplets,
@@ -72,6 +75,14 @@ REWARDS: dict[str, RewardFn] = {
     "step_labels": judging.step_labels,
     "expression": puzzles.expression,
     "grid": puzzles.grid,
+    # length and words
+    "length_budget": length_curves.length_budget,
+    "length_cosine": length_curves.length_cosine,
+    "length_group": length_curves.length_group,
+    "length_overlong": length_curves.length_overlong,
+    "partial_credit": likeness.partial_credit,
+    "repetition": repetition.repetition,
+    "substring": likeness.substring,
 }
 
 BoundReward = Callable[[Sample, Sequence[Rollout]], Sequence[Score]]

@@ -26,6 +26,8 @@ from mmreason.types import Score
 PROBES = ("gold", "another gold", "empty", "format only", "wrong frame", "rambling")
 _EXACT = 1e-3
 """A gold box is written with six decimals, so its overlap with itself is not quite 1."""
+_OF_LENGTH = ("length_overlong", "repetition")
+"""0 for every answer that is not too long or repeats nothing, as those of the self-test."""
 _MOST_LEAKS = 0.5
 """A task whose answers stand in most of its prompts is one that asks to find them there (reading, copying)."""
 
@@ -208,6 +210,8 @@ def _values(name: str, results: Results, wanted: Callable[[str], bool]) -> list[
 def _constant(names: Sequence[str], results: Results) -> Iterator[str]:
     for name in names:
         values = _values(name, results, lambda probe: True)
+        if name.partition("#")[0] in _OF_LENGTH:
+            continue
         if values and max(values) - min(values) < 1e-12:
             yield (
                 f"reward {name}: {values[0]:.3g} for every answer of the self-test, right, wrong or empty; it cannot "

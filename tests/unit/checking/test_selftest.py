@@ -46,6 +46,12 @@ def test_rewards_of_tasks_and_gates(tmp_path: Path) -> None:
     assert all("none of the rewards (accuracy) applies to this sample" in line for line in golds)
 
 
+def test_a_penalty_for_length_is_no_constant(tmp_path: Path) -> None:
+    overlong = {"name": "length_overlong", "options": {"max_length": 20480, "buffer": 4096}}
+    found = report(tmp_path, colours(), [ACCURACY, overlong, {"name": "repetition"}])
+    assert not lines(found, "reward"), str(found)
+
+
 # ---- a gold in the wrong coordinate frame
 
 
