@@ -55,17 +55,18 @@ def check(
 
 
 def train(config: Config, *overrides: str) -> Path:
-    """`mmreason train`: train to the end; returns the folder of the trained model.
+    """`mmreason train`: train all stages to the end; returns the folder of the trained model.
 
-    Calling it again with the same config goes on where an earlier call stopped. Raises `training.StopRequested` after
-    an interrupt, when all is saved. In a thread other than the main one, interrupts are not seen.
+    `config` may also be the name of a shipped recipe. Calling it again with the same config goes on where an earlier
+    call stopped. Raises `training.StopRequested` after an interrupt, when all is saved. In a thread other than the main
+    one, interrupts are not seen.
     """
-    from mmreason.config import load_config
+    from mmreason.config import load_plan
 
-    checked = load_config(config, overrides)
-    from mmreason.training import run  # imports torch: a wrong config is refused before that
+    checked = load_plan(config, overrides)
+    from mmreason.training.chain import run_plan  # imports torch: a wrong config is refused before that
 
-    return run(checked)
+    return run_plan(checked)
 
 
 def evaluate(

@@ -93,6 +93,10 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("folder", metavar="RUN_DIR", type=Path)
     report.set_defaults(verb=_report)
 
+    recipes = verbs.add_parser("recipes", help="list the published recipes; show one, and where its file is")
+    recipes.add_argument("recipe", metavar="RECIPE|FILE|FOLDER", nargs="?", help="one of them, or a folder of your own")
+    recipes.set_defaults(verb=_recipes)
+
     rewards = verbs.add_parser("rewards", help="list the built-in rewards and their options")
     rewards.set_defaults(verb=_rewards)
 
@@ -105,8 +109,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_verbs_of_a_config(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     train = verbs.add_parser("train", help="train a model by a config file; goes on where an earlier run stopped")
-    train.add_argument("config", metavar="RUN.yaml", type=Path)
+    train.add_argument("config", metavar="RUN.yaml|RECIPE", help='":STAGE" behind it runs that stage only')
     train.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. train.steps=100 rewards.0.weight=2")
+    train.add_argument("--model", metavar="PATH", help="model.path=PATH")
+    train.add_argument("--data", metavar="[STAGE=]FILE", action="append", default=[], help="training data of all "
+                       "stages, or of one; may be given several times")  # fmt: skip
+    train.add_argument("--run-dir", metavar="FOLDER", help="run_dir=FOLDER")
+    train.add_argument("--smoke", action="store_true", help="the same, tiny: random weights, made-up data, 2 steps, on "
+                       "this CPU; in RUN_DIR-smoke, or --run-dir")  # fmt: skip
     train.set_defaults(verb=_train)
 
     init = verbs.add_parser("init", help="write a commented config to start from")
@@ -141,23 +151,46 @@ def _add_verbs_of_a_config(verbs: argparse._SubParsersAction[argparse.ArgumentPa
 
 
 def _train(args: argparse.Namespace) -> int:
-    from mmreason.config import load_config
+    from mmreason.config import load_plan
+    from mmreason.config.pointing import pointed
 
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
-        config = load_config(args.config, args.overrides)
+        overrides = [*pointed(args.config, model=args.model, data=args.data, run_dir=args.run_dir), *args.overrides]
+        plan = load_plan(args.config, overrides)
     except ConfigError:
-        if os.environ.get("LOCAL_RANK", "0") == "0" or args.debug:
+        if is_first or args.debug:
             raise
         return 2  # the first process of this node says the same
     _quiet_libraries()
     from mmreason.training import StopRequested
+    from mmreason.training.chain import run_plan
 
     try:
-        folder = mmreason.train(config)
+        if args.smoke:
+            from mmreason.recipes.smoke import smoke, smoke_folder
+
+            folder = smoke(plan, Path(args.run_dir) if args.run_dir else smoke_folder(plan), say=_show)
+        else:
+            folder = run_plan(plan, _say_once)
     except StopRequested:
         return 0  # what was asked for; the same command goes on
     if os.environ.get("RANK", "0") == "0":
         _show(folder)
+    return 0
+
+
+def _say_once(line: str) -> None:
+    """On standard error, by the first of all processes."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)
+
+
+def _recipes(args: argparse.Namespace) -> int:
+    from mmreason.recipes.listing import shown, table
+
+    folder = args.recipe is None or Path(args.recipe).is_dir()
+    _show(*(table(args.recipe and Path(args.recipe)) if folder else shown(args.recipe)))
     return 0
 
 

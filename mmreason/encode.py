@@ -189,8 +189,7 @@ class Encoder:
         lines = []
         if self.data.show_options and sample.task == "mcq" and sample.options:
             lines += lettered(sample.options, sample.id)
-        if self.data.suffix:
-            lines.append(self.data.suffix)
+        lines += suffixes(self.data, sample.task)
         if not lines:
             return messages
         *before, last = messages
@@ -245,6 +244,12 @@ def lettered(options: Sequence[str], where: str) -> list[str]:
     if all(re.match(rf"\s*\(?{letter}[).:]", option) for letter, option in pairs):
         return list(options)
     return [f"{letter}. {option}" for letter, option in pairs]
+
+
+def suffixes(data: DataConfig, task: str) -> list[str]:
+    """What `data.suffix` adds to a question of a task: the text for all tasks, then the task's own."""
+    given = {"*": data.suffix} if isinstance(data.suffix, str) else data.suffix
+    return [text for text in (given.get("*"), given.get(task)) if text]
 
 
 def _part(part: str | MediaRef) -> dict[str, str]:

@@ -68,8 +68,10 @@ def _float(text: str) -> float | None:
 
 
 def r1_v(completion: str, gold: Any, task: str) -> float:
-    """R1-V: any match of math-verify in the whole completion, else the same text in the answer block."""
-    return float(_verified(completion, gold) or _content(completion) == str(gold).strip())
+    """R1-V: any match of math-verify in the whole completion, else the same text in the answer block, which counts only
+    where it stands on one line; without one the whole completion is the answer."""
+    answer = next((found for line in completion.split("\n") if (found := _first_answer(line)) is not None), None)
+    return float(_verified(completion, gold) or (completion.strip() if answer is None else answer) == str(gold).strip())
 
 
 def visual_rft(completion: str, gold: Any, task: str) -> float:

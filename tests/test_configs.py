@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mmreason.config import RunConfig, Section, leaf_keys, load_config
+from mmreason.config import RunConfig, Section, leaf_keys, load_plan
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -27,7 +27,7 @@ def test_there_are_configs() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_config_parses(path: Path) -> None:
-    load_config(path)
+    load_plan(path)
 
 
 def test_every_key_has_a_line_of_help() -> None:

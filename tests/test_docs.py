@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmreason.config import RewardConfig, build_config
+from mmreason.config import RewardConfig, build_config, load_plan
 from mmreason.data import OPTIONS, sample_from_row
 from mmreason.policy.families import FAMILIES
+from mmreason.recipes.listing import table
+from mmreason.recipes.smoke import smoke
 from mmreason.rewards import REWARDS
 from mmreason.rewards.accuracy import TASKS
 from mmreason.scoring import score_file
@@ -93,3 +95,22 @@ def test_the_reward_of_contributing_works_as_it_stands(tmp_path: Path) -> None:
     reward = RewardConfig(name=f"{tmp_path}/brief.py:brevity", options={"limit": 2})
     score_file(tmp_path / "in.jsonl", [reward], tmp_path / "out.jsonl")
     assert [score["total"] for score in json.loads((tmp_path / "out.jsonl").read_text())["scores"]] == [0.0, 1.0]
+
+
+def test_the_recipe_of_the_recipes_page_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under 30 lines, in a user's own folder."""
+    (code,) = blocks("docs/recipes.md", "python")
+    (text,) = [text for text in blocks("docs/recipes.md", "yaml") if "# mine.yaml" in text]
+    assert len(text.splitlines()) < 30
+    (tmp_path / "brief.py").write_text(code)
+    (tmp_path / "mine.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert "mine" in "\n".join(table(Path(".")))
+    model = smoke(load_plan("mine.yaml"), tmp_path / "small", say=lambda line: None)
+    assert (model / "config.json").is_file()
+
+
+def test_yaml_of_the_recipes_page_is_taken(tmp_path: Path) -> None:
+    stages, header, *_ = blocks("docs/recipes.md", "yaml")
+    (tmp_path / "two.yaml").write_text(header + stages)
+    assert [stage.name for stage in load_plan(tmp_path / "two.yaml").stages] == ["cold_start", "rl"]

@@ -5,6 +5,8 @@ takes a fraction of a second on any machine.
 """
 
 from mmreason.config.loading import Given, build_config, inspect_config, leaf_keys, leaf_values, load_config
+from mmreason.config.plans import Plan, Stage, load_plan, read_header
+from mmreason.config.recipe_files import RecipeHeader, recipe_files
 from mmreason.config.sections import (
     DataConfig,
     DataSource,
@@ -31,11 +33,14 @@ __all__ = [
     "LoraConfig",
     "MediaConfig",
     "ModelConfig",
+    "Plan",
+    "RecipeHeader",
     "RewardConfig",
     "RolloutConfig",
     "RunConfig",
     "ScoringConfig",
     "Section",
+    "Stage",
     "TermConfig",
     "TrainConfig",
     "build_config",
@@ -43,4 +48,7 @@ __all__ = [
     "leaf_keys",
     "leaf_values",
     "load_config",
+    "load_plan",
+    "read_header",
+    "recipe_files",
 ]

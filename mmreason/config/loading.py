@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mmreason.config.combinations import impossible_in
+from mmreason.config.overrides import origin_of
+from mmreason.config.recipe_files import find_config, nearest_recipe
 from mmreason.config.sections import RunConfig, Section, section_of
+from mmreason.config.stages import StageValues, split
 from mmreason.errors import ConfigError
-from mmreason.yaml_file import Place, apply_override, key_lines, read_yaml
+from mmreason.yaml_file import Place, key_lines, read_yaml
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -28,7 +31,8 @@ def load_config(given: Given, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file (or take a dictionary), apply `a.b=value` overrides, validate. All mistakes are in one
     ConfigError, a line each, named with the line of the key, or with the override that made it.
 
-    Items of lists are reached by number: `rewards.0.weight=2`. Values are YAML: `model.freeze=[vision]`.
+    Items of lists are reached by number: `rewards.0.weight=2`. Values are YAML: `model.freeze=[vision]`. The name of a
+    shipped recipe stands for its file, and ":NAME" behind either picks a stage of it; a file with several needs that.
     """
     if isinstance(given, RunConfig) and not overrides:
         return given
@@ -50,10 +54,10 @@ def build_config(
         config = RunConfig.model_validate(values)
     except ValidationError as error:
         items = error.errors(include_url=False)
-        found = [line for item in items for line in _explain(item)]
+        found = [line for item in items for line in explain(item)]
         if all(item["loc"] for item in items):  # else the combinations are among them
             found += impossible_in(_usable(RunConfig, values, [item["loc"] for item in items]))
-        raise ConfigError("\n".join([*lines, *(f"{_origin(line, origins)}: {line}" for line in found)])) from error
+        raise ConfigError("\n".join([*lines, *(f"{origin_of(line, origins)}: {line}" for line in found)])) from error
     if lines:
         raise ConfigError("\n".join(lines))
     return config
@@ -73,43 +77,38 @@ def inspect_config(given: Given, overrides: Sequence[str] = ()) -> tuple[RunConf
         return None, sections, str(error)
 
 
-def _read(given: Given, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[Place, str], list[str]]:
-    """The values, where each was given, and the overrides that cannot be applied."""
-    origins: dict[Place, str] = {(): "config"}
+def read_given(given: Given) -> tuple[dict[str, Any], dict[Place, str], str | None]:
+    """The values, where each was given, and the stage that was asked for. Raises ConfigError as `read_yaml`."""
     if isinstance(given, RunConfig):
-        values = given.model_dump(mode="json")
-    elif isinstance(given, Mapping):
-        values = copy.deepcopy(dict(given))
-    else:
-        file = Path(given)
+        return given.model_dump(mode="json"), {(): "config"}, None
+    if isinstance(given, Mapping):
+        return copy.deepcopy(dict(given)), {(): "config"}, None
+    file, stage = find_config(given)
+    try:
         values = read_yaml(file)
-        origins = {(): str(file)} | {at: f"{file}:{line}" for at, line in key_lines(file).items()}
-    return values, origins, _apply(overrides, values, origins)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{nearest_recipe(file)}") from error
+    return values, {(): str(file)} | {at: f"{file}:{line}" for at, line in key_lines(file).items()}, stage
 
 
-def _apply(overrides: Sequence[str], values: dict[str, Any], origins: dict[Place, str]) -> list[str]:
-    """Put the overrides into `values` and `origins`; those that cannot be applied."""
-    wrong: list[str] = []
-    for override in overrides:
-        try:
-            apply_override(values, override)
-            place = _place(override.partition("=")[0])
-            for inner in [at for at in origins if at[: len(place)] == place]:
-                del origins[inner]  # of what it replaces
-            origins[place] = f"override {override!r}"
-        except ConfigError as error:
-            wrong.append(str(error))
-    return wrong
+def pick(stages: Sequence[StageValues], wanted: str | None, where: str) -> StageValues:
+    """The stage of that name; without a name, the only one. Raises ConfigError where that cannot be."""
+    names = [stage.name for stage in stages]
+    if wanted in names or (wanted is None and len(stages) == 1):
+        return stages[names.index(wanted) if wanted in names else 0]
+    if wanted is None:
+        raise ConfigError(f"{where}: holds the stages {', '.join(names)}; name one, as in {where}:{names[0]}")
+    raise ConfigError(f"{where}: no stage {wanted!r}; there is {', '.join(names) if names[0] else 'only one, unnamed'}")
 
 
-def _place(key: str) -> Place:
-    return tuple(int(part) if part.isdecimal() else part for part in key.split("."))
-
-
-def _origin(line: str, origins: Mapping[Place, str]) -> str:
-    """Where the key that a mistake's line begins with was given, or else the nearest section around it."""
-    place = _place(line.partition(": ")[0])
-    return next(origins[place[:end]] for end in range(len(place), -1, -1) if place[:end] in origins)
+def _read(given: Given, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[Place, str], list[str]]:
+    """The values of a config, or of one stage, where each was given, and what is wrong already."""
+    values, origins, wanted = read_given(given)
+    stages, wrong = split(values, origins, overrides)
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    stage = pick(stages, wanted, origins[()])
+    return stage.values, stage.origins, stage.wrong
 
 
 def _usable_section(name: str, given: Any) -> Any:
@@ -197,35 +196,35 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-def _explain(item: ErrorDetails) -> list[str]:
-    """One pydantic error as lines: key, what was given, what was expected, the nearest known key."""
+def explain(item: ErrorDetails, root: type[Section] = RunConfig) -> list[str]:
+    """One pydantic error of a `root` section as lines: key, what was given, what was expected, the nearest key."""
     loc = tuple(part for part in item["loc"] if part != "[key]")
     where, kind = ".".join(str(part) for part in loc), item["type"]
     if kind == "extra_forbidden":
-        return [f"{where}: unknown key; {_nearest_key(loc)}"]
+        return [f"{where}: unknown key; {_nearest_key(loc, root)}"]
     if kind == "value_error" and not loc:
         return str(item["ctx"]["error"]).split("\n")
     if kind == "missing":
         return [f"{where}: required, but not given"]
     if kind == "model_type":
-        return [f"{where}: got {_short(item['input'])}; expected a section with keys {', '.join(_known(loc))}"]
+        return [f"{where}: got {_short(item['input'])}; expected a section with keys {', '.join(_known(loc, root))}"]
     expected = item["msg"].replace("valid tuple", "list, as in [a, b]").replace("Tuple", "The list")
     return [f"{where}: got {_short(item['input'])}; {expected[0].lower()}{expected[1:]}"]
 
 
-def _nearest_key(loc: tuple[str | int, ...]) -> str:
+def _nearest_key(loc: tuple[str | int, ...], root: type[Section]) -> str:
     """The closest key of the same section, else the same key of another section, else all keys of the section."""
-    name, known = str(loc[-1]), _known(loc[:-1])
+    name, known = str(loc[-1]), _known(loc[:-1], root)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    elsewhere = [key for key in leaf_keys() if key.split(".")[-1] == name]
+    elsewhere = [key for key in leaf_keys(root) if key.split(".")[-1] == name]
     if close or elsewhere:
         return f"did you mean {(close or elsewhere)[0]!r}?"
     return f"known here: {', '.join(known)}"
 
 
-def _known(loc: tuple[str | int, ...]) -> list[str]:
+def _known(loc: tuple[str | int, ...], root: type[Section]) -> list[str]:
     """The keys of the section at `loc`."""
-    section: type[Section] = RunConfig
+    section = root
     for part in loc:
         if isinstance(part, str):
             inner, _ = section_of(section.model_fields[part].annotation)

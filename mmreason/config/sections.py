@@ -83,8 +83,9 @@ class DataConfig(Section):
     """Folder that relative media paths start at and that no media path may leave. Default: the data file's folder."""
     system: str | None = None
     """System message put before every conversation that has none."""
-    suffix: str = ""
-    """Text added to the last user message, e.g. how to format the answer."""
+    suffix: str | dict[str, str] = ""
+    """Text added to the last user message, e.g. how to format the answer. Or texts by task, as in {mcq: ...}; what
+    stands under "*" comes first, for every task."""
     show_options: bool = True
     """Write the options of multiple-choice questions under the question, lettered."""
     max_prompt_tokens: int = Field(8192, ge=1)

@@ -131,7 +131,7 @@ def _colour(rng: np.random.Generator) -> _Question:
     """A picture of one square: which colour is it?"""
     answer = str(rng.choice(list(COLOURS)))
     x, y = rng.integers(10, SIDE - 10, size=2)
-    frame = _square(_background(rng), int(x), int(y), COLOURS[answer], half=int(rng.integers(7, 11)))
+    frame = with_square(background_frame(rng), int(x), int(y), COLOURS[answer], half=int(rng.integers(7, 11)))
     return _Question(
         source="colour",
         text="What colour is the square?",
@@ -147,13 +147,13 @@ def _colour(rng: np.random.Generator) -> _Question:
 def _motion(rng: np.random.Generator) -> _Question:
     """A clip of a moving square: which way does it go?"""
     direction = str(rng.choice(DIRECTIONS))
-    background, colour = _background(rng), COLOURS[str(rng.choice(list(COLOURS)))]
+    background, colour = background_frame(rng), COLOURS[str(rng.choice(list(COLOURS)))]
     lane = int(rng.integers(22, SIDE - 22))
     along = np.linspace(11, SIDE - 11, CLIP_FRAMES).round().astype(int)
     if direction in ("left", "up"):
         along = along[::-1]
     places = [(int(at), lane) if direction in ("left", "right") else (lane, int(at)) for at in along]
-    frames = [_square(background, x, y, colour, half=10) for x, y in places]
+    frames = [with_square(background, x, y, colour, half=10) for x, y in places]
     return _Question(
         source="motion",
         text="Which way does the square move?",
@@ -162,16 +162,14 @@ def _motion(rng: np.random.Generator) -> _Question:
         options=DIRECTIONS,
         kind="video",
         suffix=".mp4",
-        write=lambda path: _write_clip(path, frames),
+        write=lambda path: write_clip(path, frames),
     )
 
 
 def _pitch(rng: np.random.Generator) -> _Question:
     """A tone: does its pitch rise, fall or stay?"""
     answer = str(rng.choice(list(PITCHES)))
-    count = int(SOUND_RATE * SOUND_SECONDS)
-    hertz = float(rng.uniform(300, 900)) * np.linspace(1, PITCHES[answer], count)
-    wave_ = 0.5 * np.sin(2 * np.pi * np.cumsum(hertz) / SOUND_RATE) + 0.01 * rng.standard_normal(count)
+    wave_ = tone(rng, answer)
     return _Question(
         source="pitch",
         text="How does the pitch change?",
@@ -180,7 +178,7 @@ def _pitch(rng: np.random.Generator) -> _Question:
         options=tuple(PITCHES),
         kind="audio",
         suffix=".wav",
-        write=lambda path: _write_sound(path, wave_),
+        write=lambda path: write_sound(path, wave_),
     )
 
 
@@ -216,19 +214,27 @@ TASKS: Mapping[str, Callable[[np.random.Generator], _Question]] = MappingProxyTy
 # ---- drawing and encoding --------------------------------------------------------------------------------------
 
 
-def _background(rng: np.random.Generator) -> Frame:
+def background_frame(rng: np.random.Generator) -> Frame:
     """Dark grey with a little noise, so that no two pictures are equal."""
     noise = rng.integers(0, 12, size=(SIDE, SIDE, 1)) + int(rng.integers(0, 30))
     return np.repeat(noise, 3, axis=2).astype(np.uint8)
 
 
-def _square(background: Frame, x: int, y: int, colour: tuple[int, int, int], *, half: int) -> Frame:
+def tone(rng: np.random.Generator, pitch: str) -> NDArray[np.float64]:
+    """A sound whose pitch does what `pitch` says, [SOUND_RATE * SOUND_SECONDS] in -1..1."""
+    count = int(SOUND_RATE * SOUND_SECONDS)
+    hertz = float(rng.uniform(300, 900)) * np.linspace(1, PITCHES[pitch], count)
+    return 0.5 * np.sin(2 * np.pi * np.cumsum(hertz) / SOUND_RATE) + 0.01 * rng.standard_normal(count)
+
+
+def with_square(background: Frame, x: int, y: int, colour: tuple[int, int, int], *, half: int) -> Frame:
+    """A copy of the background with a square around (x, y)."""
     frame = background.copy()
     frame[max(0, y - half) : y + half, max(0, x - half) : x + half] = colour
     return frame
 
 
-def _write_clip(path: Path, frames: list[Frame]) -> None:
+def write_clip(path: Path, frames: list[Frame]) -> None:
     """MP4 with H.264, yuv420p, CLIP_FPS frames a second."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(CLIP_FPS))
@@ -239,7 +245,7 @@ def _write_clip(path: Path, frames: list[Frame]) -> None:
         container.mux(stream.encode())
 
 
-def _write_sound(path: Path, samples: NDArray[np.float64]) -> None:
+def write_sound(path: Path, samples: NDArray[np.float64]) -> None:
     """Mono WAV, 16 bit."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)

@@ -245,6 +245,15 @@ def test_system_options_and_suffix(tiny_omni: Path, media: Path) -> None:
     assert "red" not in bench.encoder.render(replace(mcq, task="exact"))
 
 
+def test_suffix_by_task(tiny_omni: Path, media: Path) -> None:
+    bench = Bench(tiny_omni, DataConfig(suffix={"*": "Think.", "mcq": "A letter.", "math": "A formula."}))
+    mcq = ask("Colour?", task="mcq", options=("red", "blue"))
+    assert "Colour?\nA. red\nB. blue\nThink.\nA letter.<" in bench.encoder.render(mcq)
+    assert "Colour?\nThink.<" in bench.encoder.render(ask("Colour?", task="exact"))
+    own = Bench(tiny_omni, DataConfig(suffix={"mcq": "A letter."}))
+    assert "Colour?<" in own.encoder.render(ask("Colour?", task="exact"))
+
+
 def test_options_with_letters_keep_them() -> None:
     assert lettered(["red", "blue"], "q") == ["A. red", "B. blue"]
     assert lettered(["(A) red", "B) blue"], "q") == ["(A) red", "B) blue"]
