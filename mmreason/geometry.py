@@ -35,11 +35,22 @@ def convert_point(
     resized: Size | None = None,
 ) -> tuple[float, float]:
     """The same place (x, y) in another frame; see `convert_box`."""
-    if frame == to:
-        return point
-    from_width, from_height = _extent(frame, original, resized)
-    to_width, to_height = _extent(to, original, resized)
-    return point[0] * to_width / from_width, point[1] * to_height / from_height
+    return point if frame == to else stretch_point(point, frame, _extent(to, original, resized), original, resized)
+
+
+def stretch_point(
+    point: tuple[float, float],
+    frame: CoordinateFrame,
+    canvas: Size,
+    original: Size | None = None,
+    resized: Size | None = None,
+) -> tuple[float, float]:
+    """The same place in pixels of the image stretched to `canvas`: (500, 500) per_thousand is (420, 420) on 840 x 840.
+
+    Raises DataError as `convert_box`.
+    """
+    width, height = _extent(frame, original, resized)
+    return point[0] * canvas[0] / width, point[1] * canvas[1] / height
 
 
 def _extent(frame: CoordinateFrame, original: Size | None, resized: Size | None) -> Size:

@@ -19,6 +19,7 @@ from mmreason.plugins import load_symbol, nearest
 from mmreason.rewards import (
     accuracy,
     bands,
+    detection,
     diagnosis,
     ego,
     format,
@@ -27,13 +28,17 @@ from mmreason.rewards import (
     length_curves,
     lengths,
     likeness,
+    objects,
     plans,
+    points,
     puzzles,
     ranking,
     referring,
     repetition,
     safety,
     tables,
+    temporal,
+    tracking,
     triplets,
 )
 from mmreason.rewards.base import Regex, RewardFn, lift
@@ -46,7 +51,20 @@ if TYPE_CHECKING:
 REWARDS: dict[str, RewardFn] = {
     "accuracy": accuracy.accuracy,
     "format": format.format,
+    # places and times
+    "det_ap": detection.det_ap,
+    "det_confidence": detection.det_confidence,
+    "det_iou": detection.det_iou,
+    "det_miou": detection.det_miou,
+    "det_weighted": detection.det_weighted,
+    "giou": grounding.giou,
     "iou": grounding.iou,
+    "point": points.point,
+    "seg_zero": objects.seg_zero,
+    "set_f1": detection.set_f1,
+    "tiou": temporal.tiou,
+    "tracking": tracking.tracking,
+    "vision_reasoner": objects.vision_reasoner,
     # space and robots
     "triplets": triplets.triplets,
     "calls": triplets.calls,

@@ -34,6 +34,7 @@ from mmreason.types import Rollout, Sample, Score
 
 Variant = Literal["sane", "video_r1", "r1_v", "visual_rft", "cosmos"]
 
+PLACES_AND_TIMES = ("grounding", "detection", "pointing", "tracking", "temporal")
 _YES_NO = {"yes": True, "true": True, "no": False, "false": False}
 
 
@@ -58,14 +59,15 @@ def accuracy(
     require_tags: bool = True,
     rel_tol: float = 1e-6,
     correct_at: float = 0.5,
-    skip_tasks: Sequence[str] = ("grounding",),
+    skip_tasks: Sequence[str] = PLACES_AND_TIMES,
 ) -> list[Score]:
     """How right the answer is, 0 to 1, by the sample's task; flags "correct" and "answered".
 
     `task`: grade every sample as this task, whatever the data says. `variant`: "sane", or a published trainer's rules.
     `require_tags`: without `<answer>` there is no answer; if false, the text after the last `</think>` is one.
     `rel_tol`: relative tolerance of numeric. `correct_at`: value from which "correct" is set (tasks from 0 to 1).
-    `skip_tasks`: tasks that other rewards score. `require_tags` and `rel_tol` apply to "sane" only.
+    `skip_tasks`: tasks that other rewards score, by default places and times (`iou`, `tiou`, ..).
+    `require_tags` and `rel_tol` apply to "sane" only.
     """
     kind = task or sample.task
     if kind in skip_tasks:

@@ -36,12 +36,16 @@ Regex = NewType("Regex", str)
 BAD_GOLD = "bad_gold"
 """Flag of a score without a total whose sample can never be scored: training puts that sample into quarantine."""
 
-_ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
+
+@functools.cache
+def _block(tag: str) -> re.Pattern[str]:
+    name = re.escape(tag)
+    return re.compile(rf"<{name}>((?:(?!</?{name}>).)*)</{name}>", re.DOTALL)
 
 
-def extract_answer(text: str) -> str | None:
+def extract_answer(text: str, tag: str = "answer") -> str | None:
     """Content of the last complete `<answer>...</answer>`, stripped. None where there is none or it is empty."""
-    blocks: list[str] = _ANSWER.findall(text)
+    blocks: list[str] = _block(tag).findall(text)
     return (blocks[-1].strip() or None) if blocks else None
 
 

@@ -29,7 +29,7 @@ TASKS = {
     "temporal grounding": "temporal",
     "spatial grounding": "grounding",
 }
-"""problem_type, in lower case -> task. No reward is built in for `temporal`: its spans are in `golds["spans"]`."""
+"""problem_type, in lower case -> task. The spans of `temporal` are in `golds["spans"]`."""
 
 _SPAN = re.compile(r"\[\s*(\d+\.?\d*)\s*,\s*(\d+\.?\d*)\s*\]")
 _USED = ("problem", "problem_type", "options", "process", "solution", "path", "data_source", "data_type")

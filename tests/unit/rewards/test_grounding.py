@@ -16,10 +16,6 @@ from tests.unit.rewards.helpers import answered, sample
 FRAMES: list[CoordinateFrame] = ["original_pixels", "resized_pixels", "per_thousand", "unit"]
 
 
-def box(x1: float, y1: float, x2: float, y2: float, frame: CoordinateFrame = "original_pixels") -> Box:
-    return Box(x1=x1, y1=y1, x2=x2, y2=y2, frame=frame)
-
-
 def overlap(answer: str, gold: Any = (10, 20, 30, 40), frame: Any = "original_pixels", **options: Any) -> float | None:
     question = sample(task="grounding", golds={"box": list(gold)})
     (score,) = bind("iou", {"frame": frame, **options})(question, answered(answer))
@@ -39,7 +35,7 @@ def overlap(answer: str, gold: Any = (10, 20, 30, 40), frame: Any = "original_pi
 def test_variants(a: Any, b: Any, plain: float, vlmr1: float, plus_one: float) -> None:
     wanted: dict[Variant, float] = {"plain": plain, "vlmr1": vlmr1, "plus_one": plus_one}
     for variant, expected in wanted.items():
-        assert box_iou(box(*a), box(*b), variant) == pytest.approx(expected, abs=1e-6)
+        assert box_iou(a, b, variant) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +79,7 @@ def test_long_answers_cost_no_time(answer: str) -> None:
 
 
 def test_boxes_in_the_thoughts_do_not_count() -> None:
-    assert read_box("<think>[1,2,3,4]</think><answer>none</answer>", "unit") is None
+    assert read_box("<think>[1,2,3,4]</think><answer>none</answer>") is None
 
 
 def test_negative_numbers_are_read() -> None:
@@ -120,7 +116,8 @@ def test_the_same_box_is_1_in_every_frame(
     spoken: CoordinateFrame, gold_frame: CoordinateFrame, original: tuple[int, int], resized: tuple[int, int],
     corners: tuple[float, float, float, float], variant: str,
 ) -> None:  # fmt: skip
-    unit = box(*corners, frame="unit")
+    x1, y1, x2, y2 = corners
+    unit = Box(x1=x1, y1=y1, x2=x2, y2=y2, frame="unit")
     said, gold = (convert_box(unit, frame, original, resized) for frame in (spoken, gold_frame))
     geometry = (Geometry(original=original, resized=resized, frame=spoken),)
     value = [gold.x1, gold.y1, gold.x2, gold.y2]
@@ -132,9 +129,9 @@ def test_the_same_box_is_1_in_every_frame(
 
 @given(*[st.tuples(*[st.floats(-100, 100)] * 4)] * 2, st.sampled_from(["plain", "vlmr1", "plus_one"]))
 def test_iou_is_symmetric_and_bounded(a: Any, b: Any, variant: Any) -> None:
-    value = box_iou(box(*a), box(*b), variant)
+    value = box_iou(a, b, variant)
     assert 0 <= value <= 1 + 1e-9
-    assert value == pytest.approx(box_iou(box(*b), box(*a), variant))
+    assert value == pytest.approx(box_iou(b, a, variant))
 
 
 @pytest.mark.parametrize(
