@@ -282,6 +282,8 @@ def _quiet_configs() -> None:
 def _score(args: argparse.Namespace) -> int:
     with _sigterm_exits():
         summary = mmreason.score(args.file, *(args.reward or ()), config=args.config, out=args.out)
+    for noted in summary.facts:
+        print(", ".join(f"{key} {value}" for key, value in noted.items()), file=sys.stderr)
     means = ", ".join(f"{name} {mean:.4g}" for name, mean in summary.means.items())
     print(
         f"{summary.lines} lines, {summary.completions} completions, {summary.failed} without a score"

@@ -27,6 +27,7 @@ from typing import Any, TextIO
 from mmreason.config import DataSource, RewardConfig, RunConfig, ScoringConfig, load_config
 from mmreason.data import read_rows, sample_from_row
 from mmreason.errors import ConfigError, DataError
+from mmreason.rewards import facts
 from mmreason.rewards.base import keep_mask
 from mmreason.rewards.pool import RewardPool
 from mmreason.types import Rollout, Sample, Score
@@ -47,6 +48,8 @@ class ScoreSummary:
     errors: Counter[str] = field(default_factory=Counter)
     """Failures per reward."""
     first_error: str | None = None
+    facts: list[dict[str, str]] = field(default_factory=list)
+    """Which models rewards asked elsewhere, and what (`mmreason.rewards.facts`)."""
     sums: dict[str, float] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -114,7 +117,7 @@ def score_file(
     """
     scoring = scoring or ScoringConfig()
     path, root = Path(path), None if media_root is None else Path(media_root)
-    summary = ScoreSummary()
+    summary = ScoreSummary(facts=facts(rewards))
     with _readable_twice(path) as file:
         for _ in _lines(path, file, root):
             pass

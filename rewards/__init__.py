@@ -24,6 +24,7 @@ from mmreason.rewards import (
     ego,
     format,
     grounding,
+    judge,
     judging,
     length_curves,
     lengths,
@@ -65,6 +66,8 @@ REWARDS: dict[str, RewardFn] = {
     "tiou": temporal.tiou,
     "tracking": tracking.tracking,
     "vision_reasoner": objects.vision_reasoner,
+    # models elsewhere
+    "judge": judge.judge,
     # space and robots
     "triplets": triplets.triplets,
     "calls": triplets.calls,
@@ -102,6 +105,12 @@ REWARDS: dict[str, RewardFn] = {
     "repetition": repetition.repetition,
     "substring": likeness.substring,
 }
+
+OPTION_CHECKS: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {"judge": judge.mistakes}
+"""What can be wrong with options whose types are right, a line each."""
+
+FACTS: dict[str, Callable[[Mapping[str, Any]], dict[str, str]]] = {"judge": judge.facts}
+"""What a reward asks and whom, where that is no function of ours: noted in the run's events."""
 
 BoundReward = Callable[[Sample, Sequence[Rollout]], Sequence[Score]]
 """A reward with its options filled in."""
@@ -144,9 +153,16 @@ def bind(name: str, options: Mapping[str, Any]) -> BoundReward:
     symbol = load_symbol(name, REWARDS, "mmreason.rewards")
     function = lift(as_native(symbol, name, options), name)
     wrong = list(_option_mistakes(function, options))
+    if not wrong and name in OPTION_CHECKS:
+        wrong = list(OPTION_CHECKS[name](options))
     if wrong:
         raise ConfigError("\n".join(f"reward {name}: {line}" for line in wrong))
     return partial(function, **options)
+
+
+def facts(configs: Sequence[RewardConfig]) -> list[dict[str, str]]:
+    """For each reward that asks a model somewhere: its name, that model, its prompt and the prompt's hash."""
+    return [{"reward": config.name, **FACTS[config.name](config.options)} for config in configs if config.name in FACTS]
 
 
 def describe() -> list[RewardInfo]:

@@ -175,6 +175,24 @@ def on_slow_import(listener: Callable[[bool], None]) -> None:
     _import_listeners.append(listener)
 
 
+_time_listeners: list[Callable[[float], None]] = []
+"""Told how many seconds a job asks for: reward workers pass it on to the pool."""
+
+
+def on_more_time(listener: Callable[[float], None]) -> None:
+    """Have `listener` called with the seconds that a reward asks for."""
+    _time_listeners.append(listener)
+
+
+def ask_for_time(seconds: float) -> None:
+    """Give the job at hand this many seconds from now, instead of what `scoring.deadline_s` leaves it.
+
+    For rewards that wait for another machine and keep a deadline of their own, which must be a little earlier.
+    """
+    for listener in _time_listeners:
+        listener(seconds)
+
+
 def slow_import(name: str) -> ModuleType:
     """Import a library that takes seconds, when it is first needed, without that counting as the reward's time."""
     if name in sys.modules:

@@ -1,8 +1,9 @@
 """Scores groups in worker processes that can be killed: a reward that hangs or crashes costs its own job only.
 
 A job is one group under one reward. Jobs travel in chunks, answers come back one by one, and each job has
-`scoring.deadline_s` from the moment its turn comes. Workers are started without importing the caller's main module,
-in a session of their own (an interrupt at the terminal is the parent's to handle) and die with the parent.
+`scoring.deadline_s` from the moment its turn comes, or the time that it asks for (a judge on another machine). Workers
+are started without importing the caller's main module, in a session of their own (an interrupt at the terminal is the
+parent's to handle) and die with the parent.
 """
 
 from __future__ import annotations
@@ -67,8 +68,15 @@ class _Worker:
         self.ready = False
         self.jobs: deque[Job] = deque()
         self.jobs_done = 0
+        self.allowed_s = START_S
+        """Time for what it does now."""
         self.deadline = time.monotonic() + START_S
         self.connection.send(specs)
+
+    def allow(self, seconds: float) -> None:
+        """A new turn: it has this long from now."""
+        self.allowed_s = seconds
+        self.deadline = time.monotonic() + seconds
 
     @property
     def idle(self) -> bool:
@@ -164,7 +172,7 @@ class RewardPool:
                 continue
             chunk = task.chunks.popleft()
             worker.jobs += [(group, reward) for group, rewards in chunk for reward in rewards]
-            worker.deadline = time.monotonic() + self._scoring.deadline_s
+            worker.allow(self._scoring.deadline_s)
             try:
                 worker.connection.send([(task.payloads[group], rewards) for group, rewards in chunk])
             except OSError:
@@ -180,7 +188,7 @@ class RewardPool:
             if worker.connection in talking:
                 self._receive(worker, task)
             elif now >= worker.deadline:
-                self._lose(worker, task, f"no result within {self._scoring.deadline_s:g} s, so its worker was killed")
+                self._lose(worker, task, f"no result within {worker.allowed_s:g} s, so its worker was killed")
 
     def _receive(self, worker: _Worker, task: _Scoring) -> None:
         try:
@@ -193,10 +201,13 @@ class RewardPool:
         if kind == "importing":
             worker.deadline = time.monotonic() + START_S
             return
-        worker.deadline = time.monotonic() + self._scoring.deadline_s
+        if kind in ("time", "imported"):
+            worker.allow(content[0] if content else worker.allowed_s)
+            return
+        worker.allow(self._scoring.deadline_s)
         if kind == "ready":
             worker.ready = True
-        elif kind != "imported":
+        else:
             self._finish(worker.jobs.popleft(), kind, content[0], task)
             worker.jobs_done += 1
 

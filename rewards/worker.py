@@ -1,7 +1,8 @@
 """The process that runs rewards, and nothing else: it may be killed at any moment (pool.py is its other end).
 
 It says ("ready",) or ("failed", kind, message) once, then for each chunk of jobs one message per job, in order:
-("scores", list[Score]) or ("error", text). ("importing",) and ("imported",) around slow imports stop the job's clock.
+("scores", list[Score]) or ("error", text). ("importing",) and ("imported",) around slow imports stop the job's clock;
+("time", seconds) asks for a deadline of the job's own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from mmreason.errors import ConfigError, MMReasonError
 from mmreason.rewards import BoundReward, bind
-from mmreason.rewards.base import checked, on_slow_import, one_line
+from mmreason.rewards.base import checked, on_more_time, on_slow_import, one_line
 
 _PR_SET_PDEATHSIG = 1
 
@@ -29,6 +30,7 @@ def serve(descriptor: int, parent: int) -> None:
     try:
         rewards = _load(connection)
         on_slow_import(lambda begins: connection.send(("importing",) if begins else ("imported",)))
+        on_more_time(lambda seconds: connection.send(("time", seconds)))
         while rewards is not None:
             _run_chunk(connection, rewards)
     except (EOFError, ConnectionError):

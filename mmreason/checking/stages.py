@@ -17,7 +17,7 @@ from mmreason.config import DataConfig, MediaConfig, RewardConfig, RunConfig, Sc
 from mmreason.config.extras import read_deepspeed, require_trackers
 from mmreason.errors import ConfigError, MMReasonError, ModelError
 from mmreason.processors.quarantine import JUDGED_FROM
-from mmreason.rewards import check_rewards
+from mmreason.rewards import FACTS, check_rewards
 
 
 def check_rest(
@@ -164,6 +164,11 @@ def _test_rewards(
     except ConfigError as error:
         if "rewards" in sections and str(error).startswith(("reward format: pattern", "--answer")):
             found.add("reward", str(error))
+        return
+    asking = [reward.name for reward in rewards if reward.name in FACTS]
+    tables.add([f"reward {name}: asks a model elsewhere, so it is left out of the self-test" for name in asking])
+    rewards = [reward for reward in rewards if reward.name not in FACTS]
+    if not rewards:
         return
     scoring = sections.get("scoring", ScoringConfig())
     method = sections.get("train", TrainConfig()).method

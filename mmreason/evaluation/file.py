@@ -35,6 +35,7 @@ def settings_of(config: RunConfig, samples: Sequence[Sample]) -> dict[str, Any]:
     kept = {k: v for k, v in values.items() if k.startswith(MATTER) and not k.startswith(MATTER_NOT)}
     return {
         **kept,
+        **{f"rewards asking a model.{n}.{key}": value for n, f in enumerate(facts(config.rewards)) for key, value in f.items()},
         "model files": _digest(_weights(Path(config.model.path))),
         "questions": _digest(repr(sample) for sample in samples),
     }

@@ -30,6 +30,7 @@ from mmreason.policy.policy import Policy, load_policy
 from mmreason.policy.self_check import self_check
 from mmreason.processors.pipeline import MediaPipeline
 from mmreason.processors.quarantine import Quarantine
+from mmreason.rewards import facts
 from mmreason.rewards.pool import RewardPool
 from mmreason.rollout.base import SamplingParams
 from mmreason.rollout.hf import HFEngine
@@ -84,6 +85,8 @@ class Run:
         self.eval_samples = eval_samples
         after = None if resumed is None else self.step
         self.log = MetricsLog(self.run_dir, after_step=after, active=self.engine.is_main)
+        for noted in facts(config.rewards):
+            self.log.write(self.step, "event", {"event": "reward asks a model", **noted})
         self.gallery = Gallery(config, self.log)
         self.timed = Stopwatch(watch.enter)
         self.progress = Progress(config.train.steps, self.step, active=self.engine.is_main, label=config.train.method)
