@@ -16,6 +16,7 @@ from typing import Any
 from mmreason.config import RunConfig, leaf_values
 from mmreason.errors import ConfigError, DataError
 from mmreason.evaluation.rows import EvalAnswer, EvalRow
+from mmreason.rewards import facts
 from mmreason.types import Sample, View
 
 ROWS, NUMBERS = "eval.jsonl", "eval.json"
@@ -33,9 +34,10 @@ def settings_of(config: RunConfig, samples: Sequence[Sample]) -> dict[str, Any]:
     """Everything that the answers depend on, by dotted key; files of weights and questions as digests."""
     values = leaf_values(config)
     kept = {k: v for k, v in values.items() if k.startswith(MATTER) and not k.startswith(MATTER_NOT)}
+    asked = {f"{n['reward']}.prompt_hash": n["prompt_hash"] for n in facts(config.rewards) if "prompt_hash" in n}
     return {
         **kept,
-        **{f"rewards asking a model.{n}.{key}": value for n, f in enumerate(facts(config.rewards)) for key, value in f.items()},
+        **asked,
         "model files": _digest(_weights(Path(config.model.path))),
         "questions": _digest(repr(sample) for sample in samples),
     }

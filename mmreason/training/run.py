@@ -85,8 +85,6 @@ class Run:
         self.eval_samples = eval_samples
         after = None if resumed is None else self.step
         self.log = MetricsLog(self.run_dir, after_step=after, active=self.engine.is_main)
-        for noted in facts(config.rewards):
-            self.log.write(self.step, "event", {"event": "reward asks a model", **noted})
         self.gallery = Gallery(config, self.log)
         self.timed = Stopwatch(watch.enter)
         self.progress = Progress(config.train.steps, self.step, active=self.engine.is_main, label=config.train.method)
@@ -117,6 +115,8 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """Numbers of the remaining steps (from 1). Evaluates before the first one."""
+        for asked in facts(self.config.rewards):
+            self.log.write(self.step, "event", {"event": "reward asks a model", **asked})
         if self.fresh:
             self.evaluate()
         while self.step < self.config.train.steps:
