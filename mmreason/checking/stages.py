@@ -15,6 +15,7 @@ from mmreason.checking.rows import Row, read_all, spread, with_media_there
 from mmreason.checking.selection import selected
 from mmreason.config import DataConfig, MediaConfig, RewardConfig, RunConfig, ScoringConfig, TrainConfig
 from mmreason.config.extras import read_deepspeed, require_trackers
+from mmreason.config.reward_names import labels
 from mmreason.errors import ConfigError, MMReasonError, ModelError
 from mmreason.processors.quarantine import JUDGED_FROM
 from mmreason.rewards import FACTS, check_rewards
@@ -165,15 +166,22 @@ def _test_rewards(
         if "rewards" in sections and str(error).startswith(("reward format: pattern", "--answer")):
             found.add("reward", str(error))
         return
-    asking = [reward.name for reward in rewards if reward.name in FACTS]
+    rewards, asking = _without_models(rewards)
     tables.add([f"reward {name}: asks a model elsewhere, so it is left out of the self-test" for name in asking])
-    rewards = [reward for reward in rewards if reward.name not in FACTS]
     if not rewards:
         return
     scoring = sections.get("scoring", ScoringConfig())
     method = sections.get("train", TrainConfig()).method
     needing = [row for row in rows if method == "grpo" or row.which == "eval"]
     tables.add(self_test(rows, rewards, scoring, shape, data.system, found, needing))
+
+
+def _without_models(rewards: Sequence[RewardConfig]) -> tuple[list[RewardConfig], list[str]]:
+    """Rewards that ask no server, and the names of those that do; gates by these stand open."""
+    names = labels([reward.name for reward in rewards])
+    asking = [name for name, reward in zip(names, rewards, strict=True) if reward.name in FACTS]
+    kept = [reward for reward in rewards if reward.name not in FACTS]
+    return [r.model_copy(update={"gate": None}) if r.gate in asking else r for r in kept], asking
 
 
 def _with_media(rows: Sequence[Row]) -> list[Row]:

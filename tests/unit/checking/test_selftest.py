@@ -54,7 +54,7 @@ def test_a_penalty_for_length_is_no_constant(tmp_path: Path) -> None:
 
 def test_rewards_that_ask_a_model_elsewhere_are_not_tried(tmp_path: Path) -> None:
     judge = {"name": "judge", "options": {"url": "http://127.0.0.1:9/v1", "model": "m"}}
-    for rewards in ([judge], [judge, ACCURACY]):
+    for rewards in ([judge], [judge, ACCURACY], [judge, ACCURACY, {"name": "format", "gate": "judge"}]):
         found = report(tmp_path, colours(), rewards)
         assert not lines(found, "reward")
         assert "reward judge: asks a model elsewhere, so it is left out of the self-test" in found.tables
