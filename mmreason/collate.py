@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmreason.errors import DataError
+from mmreason.support import blank, join
 from mmreason.types import Batch, MediaTensors, Segment, Span, Tree
 
 Positions = Callable[[Segment, int], tuple[Tensor, int]]
@@ -131,6 +132,7 @@ def build_row(pieces: Sequence[Piece], positions: Positions) -> Batch:
         columns=_columns(segments),
         media=merge_media([item for segment in segments for item in segment.media]),
         trees=tuple(piece.tree.id for piece in pieces),
+        support=join([(segment.support, segment.ids.shape[0]) for segment in segments]),
         repeated_tokens=sum(piece.repeated for piece in pieces),
     )
     _check_aligned(batch)
@@ -218,6 +220,7 @@ def _check_aligned(batch: Batch) -> None:
     per_token: Mapping[str, Tensor] = {"source": batch.source, "loss_mask": batch.loss_mask, **batch.columns}
     for name, column in per_token.items():
         assert column.shape == (tokens,), f"{name} {tuple(column.shape)} for {tokens} tokens"
+    assert batch.support is None or batch.support.counts.shape == (tokens,), f"support for {tokens} tokens"
     assert not batch.loss_mask[batch.source < 0].any(), "the first token of a tree has no context, so it has no loss"
 
 
@@ -285,6 +288,7 @@ def _append(row: Batch, more: Batch) -> Batch:
         columns={name: pad(column, (0, more.ids.shape[0])) for name, column in row.columns.items()},
         media=_join_media([row.media, more.media]),
         trees=(*row.trees, *more.trees),
+        support=row.support and join([(row.support, tokens), (blank(more.ids.shape[0]), more.ids.shape[0])]),
         repeated_tokens=row.repeated_tokens,
     )
     _check_aligned(joined)

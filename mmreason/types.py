@@ -155,6 +155,19 @@ class MediaTensors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Support:
+    """Which ids each of T tokens was chosen among, where top-p or top-k narrowed the choice. Functions: support.py.
+
+    Example: the first of two tokens among ids 5 and 7, the second among all: `Support(counts=[2, 0], ids=[5, 7])`
+    """
+
+    counts: Tensor
+    """int64 [T]: how many ids; 0 where the token was chosen among all."""
+    ids: Tensor
+    """int32 [M]: the ids of all tokens, one after the other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """A run of tokens with one parent: a prompt, one sampled answer, one observation.
 
@@ -179,12 +192,15 @@ class Segment:
     docs/algorithms.md (Joint objectives) has those of further terms."""
     weight_version: int = 0
     """How many optimizer steps the sampling weights had seen."""
+    support: Support | None = None
+    """What each token was chosen among; None: all ids."""
 
     def __post_init__(self) -> None:
         length = self.ids.shape[0]
         assert self.loss_mask.shape == (length,), f"loss_mask {tuple(self.loss_mask.shape)} for {length} ids"
         for name, column in self.columns.items():
             assert column.shape == (length,), f"column {name} {tuple(column.shape)} for {length} ids"
+        assert self.support is None or self.support.counts.shape == (length,), f"support for {length} ids"
 
     def with_columns(self, **columns: Tensor) -> Segment:
         """A copy with these columns added or replaced; `logprob_old=` names the column "logprob.old"."""
@@ -311,6 +327,8 @@ class Batch:
     """Keyword arguments of the forward: all items of the row, merged per kind in row order."""
     trees: tuple[str, ...]
     """Ids of the trees, in row order."""
+    support: Support | None = None
+    """What each token was chosen among, on the CPU; None: all ids, for every token."""
     repeated_tokens: int = 0
     """Trunk tokens that stand here again because their tree was split."""
 

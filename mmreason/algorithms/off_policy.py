@@ -1,7 +1,7 @@
 """Weights for answers that another policy sampled than the one that is trained: pi_old / pi_sampling, bounded.
 
-They differ where sampling computes otherwise than scoring: lower precision, another engine, older weights. (Recorded
-log-probs are those of the whole softmax; what top-p or top-k took away is not in them and not corrected.) The weight
+They differ where sampling computes otherwise than scoring: lower precision, another engine, older weights. (What top-p
+or top-k took away is on neither side or on both: docs/algorithms.md, "Sampling support".) The weight
 multiplies the policy term, not the KL, and carries no gradient. [T]: tokens; `gap` = log pi_old - log pi_sampling.
 Yao et al. 2025 ("Your efficient RL framework secretly brings you off-policy training"): truncating is TIS, masking MIS.
 """

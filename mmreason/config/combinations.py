@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mmreason.config.grpo_options import DISCO, OPTIONS
+from mmreason.config.grpo_options import DISCO, OPTIONS, Option
 from mmreason.config.grpo_terms import wrong_options
 from mmreason.config.reward_names import gate_mistakes
 
@@ -97,18 +97,39 @@ def _options_exist_and_are_read(config: RunConfig) -> Iterator[str]:
         option = OPTIONS.get(name)
         if option is None:
             yield f"grpo.options.{name}: no such option; expected some of {', '.join(OPTIONS)}"
-        elif getattr(config.grpo, option.key) not in option.read_by:
-            chosen = getattr(config.grpo, option.key)
-            yield f"grpo.options.{name}: grpo.{option.key} is {chosen}, which does not read it; drop this option"
+        elif not _is_read(config, option):
+            key, chosen = _chosen(config, option)
+            yield f"grpo.options.{name}: {key} is {_shown(chosen)}, which does not read it; drop this option"
         elif not value > option.above:
             yield f"grpo.options.{name}: {value}, expected more than {max(option.above, 0):g}"
+        elif value > option.most:
+            yield f"grpo.options.{name}: {value}, expected at most {option.most:g}"
+        elif option.switch and value not in (0, 1):
+            yield f"grpo.options.{name}: {value}, expected 0 or 1"
 
 
 def _needed_options_are_given(config: RunConfig) -> Iterator[str]:
     for name, option in OPTIONS.items():
-        chosen = getattr(config.grpo, option.key)
-        if option.default is None and chosen in option.read_by and name not in config.grpo.options:
-            yield f"grpo.options.{name}: missing; grpo.{option.key} is {chosen} and needs it ({option.help})"
+        if option.default is None and name not in config.grpo.options and _is_read(config, option):
+            key, chosen = _chosen(config, option)
+            yield f"grpo.options.{name}: missing; {key} is {_shown(chosen)} and needs it ({option.help})"
+
+
+def _chosen(config: RunConfig, option: Option) -> tuple[str, Any]:
+    """The key that decides whether an option is read, and its value."""
+    section, _, name = option.key.rpartition(".")
+    return f"{section or 'grpo'}.{name}", getattr(getattr(config, section or "grpo"), name)
+
+
+def _is_read(config: RunConfig, option: Option) -> bool:
+    if not option.key:
+        return True
+    _, chosen = _chosen(config, option)
+    return chosen in option.read_by if option.read_by else bool(chosen)
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else str(value)
 
 
 def _bounds_are_in_order(config: RunConfig) -> Iterator[str]:
@@ -176,6 +197,34 @@ def _pass_rates_are_in_order(config: RunConfig) -> Iterator[str]:
         yield f"data.pass_rate: {list(config.data.pass_rate)}, expected the lower bound first"
 
 
+def _replay_is_whole(config: RunConfig) -> Iterator[str]:
+    given = config.grpo.options
+    if given.get("replay") and "replay_below" not in given:
+        yield "grpo.options.replay_below: missing; options.replay needs it (samples of a lower mean reward are hard)"
+    if "replay_below" in given and not given.get("replay"):
+        yield "grpo.options.replay_below: options.replay is 0, which does not read it; drop this option"
+
+
+def _support_is_narrowed(config: RunConfig) -> Iterator[str]:
+    if "support" in config.grpo.options and config.rollout.top_p == 1 and not config.rollout.top_k:
+        yield "grpo.options.support: rollout.top_p is 1 and top_k 0, so every id can be chosen; drop this option"
+
+
+def _temperature_is_within_its_bounds(config: RunConfig) -> Iterator[str]:
+    rollout, option = config.rollout, config.grpo.option
+    if rollout.entropy_target is None:
+        return
+    if config.train.method != "grpo":
+        target, method = rollout.entropy_target, config.train.method
+        yield f"rollout.entropy_target: {target:g}, but train.method {method} samples nothing; drop this key"
+    low, high = option("temperature_low"), option("temperature_high")
+    if not low <= rollout.temperature <= high:
+        yield (
+            f"rollout.temperature: {rollout.temperature:g}, but with rollout.entropy_target it stays from {low:g} to "
+            f"{high:g} (grpo.options.temperature_low, temperature_high)"
+        )
+
+
 def _something_is_mixed(config: RunConfig) -> Iterator[str]:
     if config.data.mix and not any(config.data.mix.values()):
         yield "data.mix: every weight is 0, so nothing would be left to train on"
@@ -196,6 +245,9 @@ _CHECKS = (
     _code_is_pinned,
     _pass_rates_are_in_order,
     _something_is_mixed,
+    _replay_is_whole,
+    _support_is_narrowed,
+    _temperature_is_within_its_bounds,
     _grpo_has_rewards,
     _gates_are_rewards,
     _groups_compare,

@@ -10,13 +10,17 @@ class Option:
     """Example: SAPO's temperature: `Option(key="clip", read_by=("sapo",), default=1.0, above=0.0, help="...")`"""
 
     key: str
-    """The key of `grpo` whose value decides whether this one is read."""
+    """The key whose value decides whether this one is read: of `grpo`, or with its section. "": always read."""
     read_by: tuple[str, ...]
-    """Values of that key which read it."""
+    """Values of that key which read it; (): every value but none and 0."""
     default: float | None
     """None: must be given."""
     above: float
     """Values must be larger than this."""
+    most: float = float("inf")
+    """And not larger than this."""
+    switch: bool = False
+    """Only 0 and 1."""
     help: str
 
 
@@ -103,5 +107,43 @@ OPTIONS: dict[str, Option] = {
     ),
     "weight_high": Option(
         key="off_policy", read_by=WEIGHTS, default=2.0, above=0.0, help="upper bound of off-policy weights (TRL: 3)"
+    ),
+    "replay": Option(
+        key="",
+        read_by=(),
+        default=0.0,
+        above=-1e-300,
+        most=1.0,
+        help="share of the prompts that are hard samples again; needs replay_below",
+    ),
+    "replay_below": Option(
+        key="",
+        read_by=(),
+        default=0.0,
+        above=-INFINITE,
+        help="a sample is hard while the mean reward of its last group is below this; needs replay",
+    ),
+    "support": Option(
+        key="",
+        read_by=(),
+        default=1.0,
+        above=-1e-300,
+        most=1.0,
+        switch=True,
+        help="1: with top_p or top_k, log-probs are over the ids that were left to choose among; 0: over all",
+    ),
+    "temperature_gain": Option(
+        key="rollout.entropy_target",
+        read_by=(),
+        default=0.1,
+        above=0.0,
+        most=1.0,
+        help="share of the (clipped) relative error by which the temperature moves in a step",
+    ),
+    "temperature_low": Option(
+        key="rollout.entropy_target", read_by=(), default=0.5, above=0.0, help="the temperature goes no lower"
+    ),
+    "temperature_high": Option(
+        key="rollout.entropy_target", read_by=(), default=1.25, above=0.0, help="the temperature goes no higher"
     ),
 }

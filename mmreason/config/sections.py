@@ -145,8 +145,11 @@ class RolloutConfig(Section):
     """Answers per prompt (the group size G)."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature; log-probs are those of logits / temperature."""
+    entropy_target: float | None = Field(None, gt=0)
+    """Move the temperature between steps so that the entropy per sampled token (nats) stays here; 0.3 is what
+    AceReason-Nemotron 1.1 aims at. Bounds and speed are grpo.options."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Nucleus sampling. Below 1, old log-probs are recomputed before the update."""
+    """Nucleus sampling. Below 1, tokens are scored among those that were left to choose from (grpo.options.support)."""
     top_k: int = Field(0, ge=0)
     """Keep the k most likely tokens; 0 keeps all."""
     max_new_tokens: int = Field(512, ge=1)
@@ -255,8 +258,9 @@ class GrpoConfig(Section):
     """Weigh by old policy / what really sampled, cut at bounds or dropped outside; costs a forward pass."""
     options: dict[str, float] = Field(default_factory=dict)
     """Constants that only some of these choices have: epsilon, dual, tau_positive, tau_negative, tau, drift_beta,
-    drift_delta, max_log_ratio, policy_weight, kl_end, kl_target, kl_gain, weight_low, weight_high. One that is not read
-    is refused."""
+    drift_delta, max_log_ratio, policy_weight, kl_end, kl_target, kl_gain, weight_low, weight_high; with top_p or top_k
+    support; of rollout.entropy_target temperature_gain, temperature_low, temperature_high; and of hard samples that come
+    again replay, replay_below. One that is not read is refused."""
     terms: tuple[TermConfig, ...] = ()
     """Further losses, added to the policy loss."""
     contrast_view: Literal["shuffled", "blank", "noise", "muted", "none"] | None = None

@@ -6,7 +6,7 @@ entropy of the planned tokens instead, computed chunk by chunk in float32 and re
 happens inside the wrapped model's own forward, the hooks of DDP, DeepSpeed ZeRO-3 and accelerate see an ordinary
 module, and models that always run their head (Qwen2.5-Omni's thinker) need no special case.
 
-    log-prob = log_softmax(logits / temperature, banned ids at -inf)[target]
+    log-prob = log_softmax(logits / temperature, banned ids and those outside the support at -inf)[target]
 
 Shapes: T tokens of the row, N scored tokens, C tokens of a chunk, D hidden size, V vocabulary, K banned ids.
 """
@@ -20,6 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from mmreason.support import outside
+from mmreason.types import Support
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,8 @@ class ScoringPlan:
     """int64 [K]: ids that cannot be sampled."""
     chunk: int = 1024
     """Logits of this many tokens exist at a time."""
+    support: Support | None = None
+    """Of the N tokens, on the CPU: ids outside it cannot be sampled either."""
 
 
 class ScoringHead(nn.Linear):
@@ -86,7 +91,7 @@ class _Score(torch.autograd.Function):
         scores = torch.empty(hidden_ND.shape[0], 2, dtype=torch.float32, device=hidden_ND.device)
         weight = weight_VD.float()
         for chunk in _chunks(plan):
-            logp_CV = _log_probs(hidden_ND[chunk], weight, plan)
+            logp_CV = _log_probs(hidden_ND, weight, plan, chunk)
             scores[chunk, 0] = logp_CV.gather(1, plan.targets[chunk, None])[:, 0]
             scores[chunk, 1] = -(logp_CV.exp() * _finite(logp_CV)).sum(1)
         return scores
@@ -100,7 +105,7 @@ class _Score(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
         for chunk in _chunks(plan):
-            grad_CV = _logit_grad(_log_probs(hidden_ND[chunk], weight, plan), grads[0][chunk], plan.targets[chunk])
+            grad_CV = _logit_grad(_log_probs(hidden_ND, weight, plan, chunk), grads[0][chunk], plan.targets[chunk])
             grad_CV /= plan.temperature
             if grad_hidden is not None:
                 grad_hidden[chunk] = (grad_CV @ weight).to(hidden_ND.dtype)
@@ -114,13 +119,15 @@ def _chunks(plan: ScoringPlan) -> Iterator[slice]:
         yield slice(start, start + plan.chunk)
 
 
-def _log_probs(hidden_CD: Tensor, weight_VD: Tensor, plan: ScoringPlan) -> Tensor:
-    with torch.autocast(hidden_CD.device.type, enabled=False):
-        logits_CV = hidden_CD.float() @ weight_VD.T
+def _log_probs(hidden_ND: Tensor, weight_VD: Tensor, plan: ScoringPlan, chunk: slice) -> Tensor:
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        logits_CV = hidden_ND[chunk].float() @ weight_VD.T
     if plan.temperature != 1.0:
         logits_CV /= plan.temperature
     if plan.banned is not None:
         logits_CV[:, plan.banned] = float("-inf")
+    if plan.support is not None:
+        logits_CV.masked_fill_(outside(plan.support, chunk, logits_CV.shape[1], logits_CV.device), float("-inf"))
     return torch.log_softmax(logits_CV, dim=-1)
 
 

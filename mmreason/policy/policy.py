@@ -28,6 +28,7 @@ from mmreason.policy.front import CheckpointFront, load_front
 from mmreason.policy.head import ScoringHead, ScoringPlan
 from mmreason.policy.positions import MediaRules, rope_positions
 from mmreason.processors.base import MediaTraits
+from mmreason.support import take
 from mmreason.types import Batch, Segment, Tree
 
 Forward = Callable[..., Any]
@@ -39,7 +40,8 @@ class TokenScores:
     """float32 [T] each, 0 where a token was not scored."""
 
     logprob: Tensor
-    """log_softmax(logits / temperature, banned ids at -inf) of the row's own tokens."""
+    """log_softmax(logits / temperature, banned ids at -inf) of the row's own tokens; where the row has a support, ids
+    outside it are at -inf, too."""
     entropy: Tensor
     """Entropy of the distribution that each token was drawn from, in nats."""
 
@@ -118,6 +120,7 @@ class Policy:
             temperature=temperature,
             banned=self.banned.to(self.device),
             chunk=self.config.head_chunk,
+            support=None if batch.support is None else take(batch.support, places.cpu()),
         )
         if self.model.training != grad:
             self.model.train(grad)

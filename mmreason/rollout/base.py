@@ -20,8 +20,9 @@ from mmreason.types import Rollout, Segment
 class SamplingParams:
     """How to sample. Example: `SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=256, stop=("</answer>",))`
 
-    Recorded log-probs are always those of log_softmax(logits / temperature, banned ids at -inf), also when top_p or
-    top_k narrow the choice: then they are not what was sampled from, and old log-probs have to be recomputed.
+    Recorded log-probs are those of log_softmax(logits / temperature, banned ids at -inf), also when top_p or top_k
+    narrow the choice: then they are not what was sampled from. With `keep_support` they are, and every segment says
+    which ids each of its tokens was chosen among, so that it can be scored by the same rule.
     """
 
     temperature: float = 1.0
@@ -32,6 +33,8 @@ class SamplingParams:
     max_new_tokens: int = 512
     stop: tuple[str, ...] = ()
     """Texts that end an answer. They stay in it, so that a reward sees the "</answer>"; what a token adds is cut."""
+    keep_support: bool = False
+    """Record what top_p and top_k left to choose among: 4 bytes per id and 8 per token."""
     greedy: bool = False
     """Always the likeliest token; seeds, top_p and top_k then mean nothing."""
 

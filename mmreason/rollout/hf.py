@@ -22,7 +22,8 @@ from mmreason.collate import merge_media
 from mmreason.policy.policy import Policy
 from mmreason.rollout.base import SamplingParams, TextDecoder
 from mmreason.rollout.cache import growing_cache
-from mmreason.rollout.sampling import choose, log_probs, uniforms
+from mmreason.rollout.sampling import draw, log_probs, uniforms
+from mmreason.support import Step, by_row
 from mmreason.types import Rollout, Segment
 
 Context = Sequence[Segment]
@@ -106,9 +107,12 @@ class HFEngine:
         alive = torch.arange(count, device=device)
         for step in range(longest):
             logp_RV = log_probs(rows.logits_RV, params.temperature, banned)
-            tokens = choose(logp_RV, numbers_RN[alive, step], params)
+            drawn = draw(logp_RV, numbers_RN[alive, step], params)
+            tokens = drawn.tokens
             found.ids[alive, step] = tokens
-            found.logprobs[alive, step] = logp_RV.gather(1, tokens[:, None])[:, 0]
+            found.logprobs[alive, step] = drawn.logprobs
+            if drawn.kept is not None:
+                found.kept.append((alive, *drawn.kept))
             ended = torch.isin(tokens, ends) | found.ended[alive]
             if params.stop:
                 ended |= self._at_stop_text(found.ids[alive, : step + 1], params.stop)
@@ -132,10 +136,11 @@ class HFEngine:
 
     def _answers(self, found: _Found, paths: Sequence[Context], params: SamplingParams) -> list[Answer]:
         """Cut each row to its length; everything moves to the CPU at once."""
-        ids_RN, logprobs_RN = found.ids.cpu(), found.logprobs.cpu()
+        ids_RN, logprobs_RN, lengths = found.ids.cpu(), found.logprobs.cpu(), found.length.tolist()
+        supports = by_row(found.kept, lengths) if found.kept else [None] * len(paths)
         answers = []
-        rows = zip(paths, found.length.tolist(), found.ended.tolist(), strict=True)
-        for row, (path, length, ended) in enumerate(rows):
+        rows = zip(paths, lengths, found.ended.tolist(), supports, strict=True)
+        for row, (path, length, ended, support) in enumerate(rows):
             ids = ids_RN[row, :length].clone()
             segment = Segment(
                 kind="policy",
@@ -144,6 +149,7 @@ class HFEngine:
                 parent=len(path) - 1,
                 columns={"logprob.sampling": logprobs_RN[row, :length].clone()},
                 weight_version=self.weight_version,
+                support=support,
             )
             text = _cut(self.decoder.text(ids), params.stop)
             answers.append(Answer(segment, text, "stop" if ended else "length"))
@@ -162,6 +168,8 @@ class _Found:
     """int64 [R]: tokens of the row, its end token counted."""
     ended: Tensor
     """bool [R]."""
+    kept: list[Step]
+    """Per token what it was chosen among, where that is kept."""
 
     @classmethod
     def empty(cls, count: int, longest: int, device: torch.device) -> _Found:
@@ -170,6 +178,7 @@ class _Found:
             logprobs=torch.zeros(count, longest, device=device),
             length=torch.zeros(count, dtype=torch.int64, device=device),
             ended=torch.zeros(count, dtype=torch.bool, device=device),
+            kept=[],
         )
 
 

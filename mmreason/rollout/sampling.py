@@ -6,6 +6,7 @@ Shapes: R rows, V vocabulary, N tokens of the longest answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -35,16 +36,38 @@ def choose(logp_RV: Tensor, uniform_R: Tensor, params: SamplingParams) -> Tensor
     top_k and top_p narrow the choice first, as in transformers: k first, then the smallest set of the likeliest tokens
     whose probability (among those left) reaches p.
     """
-    if params.greedy:
-        return logp_RV.argmax(dim=-1)
-    if not params.top_k and params.top_p == 1.0:
-        return _inverse_cdf(logp_RV.exp(), uniform_R)
+    return draw(logp_RV, uniform_R, params).tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """One token per row."""
+
+    tokens: Tensor
+    """int64 [R]."""
+    logprobs: Tensor
+    """float32 [R]: of the whole softmax, or with `keep_support` of what was left to choose among."""
+    kept: tuple[Tensor, Tensor] | None = None
+    """With `keep_support`: how many ids each token was chosen among, int64 [R], and these ids, int32 [M]."""
+
+
+def draw(logp_RV: Tensor, uniform_R: Tensor, params: SamplingParams) -> Drawn:
+    """`choose`, with what is recorded of it."""
+    if params.greedy or (not params.top_k and params.top_p == 1.0):
+        tokens = logp_RV.argmax(dim=-1) if params.greedy else _inverse_cdf(logp_RV.exp(), uniform_R)
+        return Drawn(tokens=tokens, logprobs=logp_RV.gather(1, tokens[:, None])[:, 0])
     count = min(params.top_k or logp_RV.shape[1], logp_RV.shape[1])
     top_RK, ids_RK = logp_RV.topk(count, dim=-1)  # falling
     p_RK = top_RK.softmax(dim=-1)
     before_RK = p_RK.cumsum(dim=-1) - p_RK
     p_RK[before_RK >= params.top_p] = 0.0  # the first one always stays: nothing stands before it
-    return ids_RK.gather(1, _inverse_cdf(p_RK, uniform_R)[:, None])[:, 0]
+    place_R1 = _inverse_cdf(p_RK, uniform_R)[:, None]
+    tokens, logprobs = ids_RK.gather(1, place_R1)[:, 0], top_RK.gather(1, place_R1)[:, 0]
+    if not params.keep_support:
+        return Drawn(tokens=tokens, logprobs=logprobs)
+    kept_RK = p_RK > 0
+    mass_R = top_RK.masked_fill(~kept_RK, float("-inf")).logsumexp(dim=-1)
+    return Drawn(tokens=tokens, logprobs=logprobs - mass_R, kept=(kept_RK.sum(-1), ids_RK[kept_RK].int()))
 
 
 def _inverse_cdf(p_RV: Tensor, uniform_R: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from mmreason.errors import GoldError
 from mmreason.rewards.base import BAD_GOLD, keep_mask
 from mmreason.rollout.base import SamplingParams
 from mmreason.training.contrast import contrast_scores
+from mmreason.training.replay import Replay
 from mmreason.training.run import Run
 from mmreason.training.tally import Tally, tally_contrast, tally_groups
 from mmreason.types import Rollout, RolloutGroup, Sample, Score, Segment
@@ -51,6 +52,8 @@ def collect(run: Run, step: int) -> Collected:
                 break
             groups = sample_groups(run, step, attempt, wanted)
             tally_groups(tally, groups)
+            if run.feed.replay is not None:
+                note_hard(run.feed.replay, groups)
             if config.grpo.contrast_view:
                 tally_contrast(tally, groups)
             marks = [_useful(run, group) for group in groups]
@@ -80,14 +83,15 @@ def sample_groups(run: Run, step: int, attempt: int, count: int) -> list[Rollout
         ]
 
     with run.timed("rollout"):
-        n, params = config.rollout.n, sampling(config)
+        n, params = config.rollout.n, sampling(run)
         answers = run.rollouts.generate([prompt for _, prompt in prompts], n, params, seeds_of(n))
     with run.timed("reward"):
         scores = run.rewards.score([(sample, group) for (sample, _), group in zip(prompts, answers, strict=True)])
     contrast: list[tuple[Score, ...]] = [()] * len(prompts)
     if view := config.grpo.contrast_view:
         seeds, shown_by = seeds_of(config.grpo.contrast_n, "contrast"), seed_of(config.seed, step, attempt, view)
-        contrast = contrast_scores(run, view, prompts, params, seeds, shown_by)
+        plain = replace(params, keep_support=False)
+        contrast = contrast_scores(run, view, prompts, plain, seeds, shown_by)
     greedy = greedy_scores(run, prompts) if config.grpo.advantage in NEEDS_GREEDY else [None] * len(prompts)
     for (sample, _), marks in zip(prompts, scores, strict=True):
         for error in {mark.error for mark in marks if mark.error}:
@@ -100,7 +104,7 @@ def sample_groups(run: Run, step: int, attempt: int, count: int) -> list[Rollout
 
 def greedy_scores(run: Run, prompts: Sequence[tuple[Sample, Segment]]) -> list[Score | None]:
     """The score of a greedy answer to each prompt."""
-    params = replace(sampling(run.config), greedy=True)
+    params = replace(sampling(run), greedy=True)
     with run.timed("rollout"):
         answers = run.rollouts.generate([prompt for _, prompt in prompts], 1, params, [[0] for _ in prompts])
     with run.timed("reward"):
@@ -108,16 +112,25 @@ def greedy_scores(run: Run, prompts: Sequence[tuple[Sample, Segment]]) -> list[S
     return [marks[0] for marks in scores]
 
 
-def sampling(config: RunConfig) -> SamplingParams:
-    """The run's sampling parameters."""
-    rollout = config.rollout
+def sampling(run: Run) -> SamplingParams:
+    """The sampling parameters of the step that is being made."""
+    rollout = run.config.rollout
     return SamplingParams(
-        temperature=rollout.temperature,
+        temperature=run.temperature,
         top_p=rollout.top_p,
         top_k=rollout.top_k,
         max_new_tokens=rollout.max_new_tokens,
         stop=rollout.stop,
+        keep_support=bool(run.config.grpo.option("support")),
     )
+
+
+def note_hard(replay: Replay, groups: Sequence[RolloutGroup]) -> None:
+    """Tell the pool of hard samples what each group got. A group without any score says nothing."""
+    for group in groups:
+        totals = [score.total for score in group.scores if score.total is not None]
+        if totals:
+            replay.note(group.sample.id, math.fsum(totals) / len(totals))
 
 
 def rewards_of(groups: tuple[RolloutGroup, ...]) -> Tensor:

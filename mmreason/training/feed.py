@@ -6,12 +6,14 @@ cannot be used is quarantined, and the next one of the same process takes its pl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from mmreason.encode import Encoder
 from mmreason.errors import DataError, MediaError, MMReasonError
 from mmreason.order import Order
 from mmreason.processors.quarantine import Quarantine
+from mmreason.training.replay import Replay
 from mmreason.types import Sample, Segment
 
 Check = Callable[[Sample, Segment], MMReasonError | None]
@@ -31,12 +33,15 @@ class Feed:
         rank: int = 0,
         world: int = 1,
         check: Check | None = None,
+        replay: Replay | None = None,
     ) -> None:
         if order.length < world:
             raise DataError(f"{order.length} samples for {world} processes; at least one each is needed")
         self.samples, self.encoder, self.quarantine = samples, encoder, quarantine
         self.order, self.rank, self.world = order, rank, world
         self.check = check or (lambda sample, prompt: None)
+        self.replay = replay
+        self._place = {sample.id: index for index, sample in enumerate(samples)} if replay else {}
         self.epoch, self.index = 0, 0
         self._order = self._share(0)
         self._seen: set[int] = set()
@@ -69,19 +74,26 @@ class Feed:
         return len(self._seen.union(self._order[: self.index]))
 
     @property
-    def state(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "index": self.index}
+    def state(self) -> dict[str, Any]:
+        place = {"epoch": self.epoch, "index": self.index}
+        return place if self.replay is None else {**place, "replay": self.replay.state}
 
-    def restore(self, state: dict[str, int]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Continue where a feed with this `state` stood."""
         self.epoch, self.index = state["epoch"], state["index"]
         self._seen = {row for epoch in range(self.epoch) for row in self._share(epoch)}
         self._order = self._share(self.epoch)
+        if self.replay is not None and "replay" in state:
+            self.replay.restore(state["replay"])
 
     def _next(self, count: int) -> list[Sample]:
         found: list[Sample] = []
         barren = 0
         while len(found) < count:
+            again = self.replay.draw() if self.replay is not None else None
+            if again is not None:
+                found += [self.samples[self._place[again]]] if again not in self.quarantine else []
+                continue
             if self.index >= len(self._order):
                 self._seen.update(self._order)
                 self.epoch, self.index = self.epoch + 1, 0

@@ -26,6 +26,9 @@ from mmreason.training.terms import terms_of, with_demos
 from mmreason.training.update import rows_of, update, weigh
 from mmreason.types import Batch, Rollout, RolloutGroup, Score, Segment, Tree
 
+CARRIED = ("kl", "kl_coef", "temperature", "entropy/sampled")
+"""Metrics of a step that the next one looks at."""
+
 
 def train_grpo(run: Run) -> None:
     """Run every remaining step."""
@@ -51,14 +54,16 @@ def train_grpo(run: Run) -> None:
             ]
         loss = row_loss(config, objective_of(config, step - 1), coefficient, terms_of(config, step - 1))
         with run.timed("update"):
-            changes = [update(run, rows, loss, config.rollout.temperature) for rows in updates]
+            changes = [update(run, rows, loss, run.temperature) for rows in updates]
         with run.timed("gallery"):
             run.gallery.keep(step, collected.groups, collected.left_out)
         tokens = collected.tokens + sum(row.ids.shape[0] for rows in updates for row in rows)
         metrics = {**sampled, **kl, **mean(changes)}
         if config.grpo.kl_coef:
             metrics["kl_coef"] = coefficient
-        run.carried = {name: metrics[name] for name in ("kl", "kl_coef") if name in metrics}
+        if config.rollout.entropy_target is not None:
+            metrics["temperature"] = run.temperature
+        run.carried = {name: metrics[name] for name in CARRIED if name in metrics}
         run.finish_step(step, metrics, tokens=tokens)
 
 
@@ -196,12 +201,13 @@ def prepare(run: Run, trees: Sequence[Tree]) -> Iterator[list[Batch]]:
 def with_logprobs(run: Run, row: Batch, *, reference: bool) -> Batch:
     """Add "logprob.old" and, with a KL and where asked, "logprob.ref", from no-grad passes over the very same row.
 
-    With top-p and top-k off the sampling log-probs ARE the old ones. With them on, sampling renormalised over a
-    smaller support, and with `grpo.off_policy` it is the difference that matters: then they are computed again.
+    The sampling log-probs ARE the old ones: over the very ids that tokens are scored over, all of them or, with top-p
+    or top-k and `options.support`, those that were left to choose among. With `grpo.off_policy` it is the difference
+    by rounding, or by another engine, that matters: then they are computed again.
     """
     columns = dict(row.columns)
-    rollout, temperature = run.config.rollout, run.config.rollout.temperature
-    if rollout.top_p == 1.0 and rollout.top_k == 0 and run.config.grpo.off_policy == "none":
+    temperature = run.temperature
+    if run.config.grpo.off_policy == "none":
         columns["logprob.old"] = columns["logprob.sampling"]
     else:
         columns["logprob.old"] = run.policy.token_scores(

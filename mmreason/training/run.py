@@ -38,6 +38,7 @@ from mmreason.training import checkpoint
 from mmreason.training.engine import Engine
 from mmreason.training.feed import Feed
 from mmreason.training.gallery import Gallery
+from mmreason.training.methods import next_temperature, replay_of
 from mmreason.training.metrics import MetricsLog, Progress, Stopwatch
 from mmreason.training.trackers import Trackers
 from mmreason.training.watch import StopRequested, Watch
@@ -81,6 +82,7 @@ class Run:
             rank=self.engine.rank,
             world=self.engine.world,
             check=self._over_budget,
+            replay=replay_of(config, self.engine.rank),
         )
         self.eval_samples = eval_samples
         after = None if resumed is None else self.step
@@ -129,6 +131,8 @@ class Run:
         train = self.config.train
         seconds = self.timed.lap()
         counts = {"tokens": tokens, "quarantined": self.quarantine.bad, "samples_seen": self.feed.seen}
+        if self.feed.replay is not None:
+            counts |= {"samples_replayed": self.feed.replay.drawn, "samples_hard": len(self.feed.replay.pool)}
         totals = self.engine.sum(counts)
         rate = train.learning_rate * learning_rate_factor(self.config, step - 1)
         speed = {"learning_rate": rate, "tokens_per_second": totals.pop("tokens") / max(seconds["time/step"], 1e-9)}
@@ -176,6 +180,11 @@ class Run:
     def _over_budget(self, sample: Sample, prompt: Segment) -> BudgetError | None:
         """Why this sample can never be trained on: with an answer it may not fit in a row."""
         return self.encoder.over_row(sample, prompt.ids.shape[0], self.config)
+
+    @property
+    def temperature(self) -> float:
+        """What this step samples and scores at: the config's, or where the entropy target has moved it."""
+        return next_temperature(self.config, self.carried)
 
     def share(self, total: int) -> int:
         """This process's part of `total` prompts."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
-from mmreason.types import RolloutGroup, Score
+from mmreason.types import Rollout, RolloutGroup, Score
 
 SAME = 1e-9
 """Rewards no further apart than this teach nothing (as `algorithms.advantages.has_signal` has it)."""
@@ -64,6 +65,10 @@ def tally_groups(tally: Tally, groups: Sequence[RolloutGroup]) -> None:
         tally.add("groups/signal", float(bool(totals) and max(totals) - min(totals) > SAME))
         for rollout, score in zip(group.rollouts, group.scores, strict=True):
             tally.add("length/mean", rollout.tokens)
+            for segment in rollout.segments:
+                if segment.support is not None:
+                    tally.add("support/size", len(segment.support.ids), segment.ids.shape[0])
+            tally.add("entropy/sampled", _surprise(rollout), rollout.tokens)
             tally.add("truncated", float(rollout.finish_reason == "length"))
             tally.add("reward/errors", float(score.error is not None))
             if "correct" in score.flags:
@@ -76,3 +81,9 @@ def tally_groups(tally: Tally, groups: Sequence[RolloutGroup]) -> None:
                 tally.add(f"reward/source/{group.sample.source}", score.total)
             for part, value in score.parts.items():
                 tally.add(f"reward/{part}", value)
+
+
+def _surprise(rollout: Rollout) -> float:
+    """Minus the log-probs of an answer's sampled tokens, summed: its mean per token estimates the entropy."""
+    columns = [segment.columns.get("logprob.sampling") for segment in rollout.segments if segment.kind == "policy"]
+    return -math.fsum(float(column.sum()) for column in columns if column is not None)

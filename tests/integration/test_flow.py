@@ -69,3 +69,56 @@ def test_filter_mixture_and_curriculum_in_a_run(
     again = {**values, "run_dir": str(tmp_path / "stopped")}
     _stopped_and_resumed(again, steps=2, stop=1)
     _equal(tmp_path / "whole", tmp_path / "stopped", "loss", "samples_seen")
+
+
+def test_hard_samples_come_again_and_a_resumed_run_draws_the_same(
+    tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path
+) -> None:
+    grpo = {"drop_constant_groups": False, "mask_truncated": False, "options": {"replay": 0.5, "replay_below": 0.9}}
+    values = _values(tmp_path / "whole", tiny_omni, demo_data, grpo=grpo, train={**TRAIN, "steps": 4})
+    run(build_config(values, "test"))
+    last = metrics(tmp_path / "whole")[-1]
+    assert last["samples_replayed"] > 0
+    assert last["samples_seen"] + last["samples_replayed"] == 4 * 2
+    _stopped_and_resumed({**values, "run_dir": str(tmp_path / "stopped")}, steps=4, stop=2)
+    _equal(tmp_path / "whole", tmp_path / "stopped", "loss", "samples_replayed", "samples_hard", "samples_seen")
+
+
+def test_the_temperature_follows_the_entropy_and_scores_are_taken_at_it(
+    tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path
+) -> None:
+    rollout = {**SHORT, "entropy_target": 0.5, "temperature": 0.9}
+    grpo = {"drop_constant_groups": False, "mask_truncated": False, "options": {"temperature_gain": 0.2}}
+    values = _values(tmp_path / "whole", tiny_omni, demo_data, rollout=rollout, grpo=grpo, train={**TRAIN, "steps": 3})
+    run(build_config(values, "test"))
+    lines = metrics(tmp_path / "whole")
+    moved = [line["temperature"] for line in lines]
+    assert moved == pytest.approx([0.9, 0.72, 0.576]), "random weights: the entropy is far above the target"
+    assert all(line["entropy/sampled"] > 2 for line in lines)
+    for line in lines:  # all three of sampling, old and update at the very temperature of the step
+        assert line["ratio"] == pytest.approx(1, abs=1e-5)
+        assert line["entropy"] == pytest.approx(line["entropy/sampled"], rel=0.25)
+    _stopped_and_resumed({**values, "run_dir": str(tmp_path / "stopped")}, steps=3, stop=1)
+    _equal(tmp_path / "whole", tmp_path / "stopped", "loss", "temperature", "entropy/sampled")
+
+
+def test_with_top_p_the_ratio_is_that_of_what_was_sampled(
+    tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path
+) -> None:
+    """Log-probs over the kept ids: ratio and off-policy weight 1 on-policy, for the policy and its reference alike."""
+    rollout = {**SHORT, "top_p": 0.9, "temperature": 0.6}
+    grpo = {"drop_constant_groups": False, "mask_truncated": False, "off_policy": "sequence_truncate", "kl_coef": 0.1}
+    values = _values(tmp_path / "kept", tiny_omni, demo_data, rollout=rollout, grpo=grpo)
+    run(build_config(values, "test"))
+    first = metrics(tmp_path / "kept")[0]
+    assert first["off_policy/weight"] == pytest.approx(1, abs=1e-4)
+    assert first["ratio"] == pytest.approx(1, abs=1e-5)
+    assert first["kl"] == pytest.approx(0, abs=1e-6)
+    assert 1 < first["support/size"]
+    options = {"drop_constant_groups": False, "mask_truncated": False, "options": {"support": 0}}
+    whole = _values(tmp_path / "all", tiny_omni, demo_data, rollout=rollout, grpo=options)
+    run(build_config(whole, "test"))
+    other = metrics(tmp_path / "all")[0]
+    assert "support/size" not in other
+    assert other["ratio"] == pytest.approx(1, abs=1e-5)
+    assert other["entropy"] > first["entropy"] + 0.05, "the ids that top-p took away count again"

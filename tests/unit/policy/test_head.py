@@ -10,8 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from mmreason.policy.head import ScoringHead, ScoringPlan
+from mmreason.types import Support
 
 TOKENS, HIDDEN, VOCABULARY = 11, 6, 20
+
+
+SUPPORT = Support(
+    counts=torch.tensor([3, 0, 1, 2, 4]), ids=torch.tensor([5, 6, 8, 1, 19, 0, 2, 7, 9, 18], dtype=torch.int32)
+)
 
 
 class TinyModel(nn.Module):
@@ -38,6 +44,11 @@ def written_out(model: TinyModel, ids: Tensor, plan: ScoringPlan) -> Tensor:
     logits = model(ids)[0, plan.source] / plan.temperature
     if plan.banned is not None:
         logits[:, plan.banned] = float("-inf")
+    if plan.support is not None:
+        for row, ids in enumerate(plan.support.ids.split(plan.support.counts.tolist())):
+            if len(ids):
+                left_out = [id for id in range(VOCABULARY) if id not in ids.tolist()]
+                logits[row, left_out] = float("-inf")
     logp = torch.log_softmax(logits, -1)
     likely = torch.where(logp == float("-inf"), torch.zeros_like(logp), logp)
     entropy = -(logp.exp() * likely).sum(1)
@@ -46,7 +57,17 @@ def written_out(model: TinyModel, ids: Tensor, plan: ScoringPlan) -> Tensor:
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("weight_trained", [False, True])
-@pytest.mark.parametrize("changes", [{}, {"temperature": 0.5}, {"banned": torch.tensor([0, 4, 11])}, {"chunk": 100}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"temperature": 0.5},
+        {"banned": torch.tensor([0, 4, 11])},
+        {"chunk": 100},
+        {"support": SUPPORT},
+        {"support": SUPPORT, "temperature": 0.5, "banned": torch.tensor([0, 4])},
+    ],
+)
 def test_scores_and_gradients(changes: dict[str, object], weight_trained: bool, tied: bool) -> None:
     torch.manual_seed(0)
     plain = TinyModel(tied)

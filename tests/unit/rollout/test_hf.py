@@ -76,6 +76,26 @@ def test_recorded_log_probs_are_the_policys_own(bench: Bench) -> None:
             torch.testing.assert_close(answer.columns["logprob.sampling"], own, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("narrow", [{"top_p": 0.9}, {"top_k": 7, "top_p": 0.8, "temperature": 0.7}])
+def test_narrowed_choices_are_scored_as_they_were_made(bench: Bench, narrow: dict[str, float]) -> None:
+    params = SamplingParams(max_new_tokens=9, keep_support=True, **narrow)  # type: ignore[arg-type]
+    groups = bench.engine.generate(bench.prompts, 3, params, seeds_for(len(bench.prompts), 3))
+    plain = bench.engine.generate(
+        bench.prompts, 3, replace(params, keep_support=False), seeds_for(len(bench.prompts), 3)
+    )
+    assert ids_of(groups) == ids_of(plain)
+    for prompt, group, others in zip(bench.prompts, groups, plain, strict=True):
+        for answer, other in zip(group, others, strict=True):
+            (segment,) = answer.segments
+            assert segment.support is not None
+            assert 1 <= int(segment.support.counts.min())
+            recorded = segment.columns["logprob.sampling"]
+            torch.testing.assert_close(
+                recorded, bench.own_scores((prompt, segment), params.temperature), atol=1e-5, rtol=0
+            )
+            assert (recorded - other.segments[0].columns["logprob.sampling"]).min() > 0.01, "less mass to share"
+
+
 def test_segments_are_complete(bench: Bench) -> None:
     bench.engine.weight_version = 7
     (rollout,) = bench.engine.generate(bench.prompts[:1], 1, SAMPLING, [[3]])[0]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from mmreason.errors import ConfigError
 from mmreason.rollout.base import SamplingParams
-from mmreason.rollout.sampling import choose, log_probs, uniforms
+from mmreason.rollout.sampling import choose, draw, log_probs, uniforms
 
 NONE = torch.tensor([], dtype=torch.int64)
 
@@ -108,3 +110,27 @@ def test_greedy_ignores_the_numbers() -> None:
 def test_impossible_parameters_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         SamplingParams(**wrong)  # type: ignore[arg-type]
+
+
+def test_what_was_left_to_choose_among_is_kept_and_recorded_log_probs_are_over_it() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, -2.0], [0.0, 0.0, 9.0, 0.0, 0.0]])
+    logp = log_probs(logits, 1.0, NONE)
+    uniform = torch.tensor([0.95, 0.5], dtype=torch.float64)
+    for params, kept in [
+        (SamplingParams(top_p=0.8, keep_support=True), [[0, 1], [2]]),
+        (SamplingParams(top_k=3, keep_support=True), [[0, 1, 2], [0, 1, 2]]),
+        (SamplingParams(top_k=4, top_p=0.99, keep_support=True), [[0, 1, 2, 3], [2]]),
+    ]:
+        drawn = draw(logp, uniform, params)
+        assert drawn.kept is not None
+        found = [sorted(part.tolist()) for part in drawn.kept[1].split(drawn.kept[0].tolist())]
+        if params.top_k != 3:  # which of four equal ones are kept is not said
+            assert found == kept
+        for row, ids in enumerate(found):
+            inside = torch.log_softmax(logits[row, ids], -1)[ids.index(int(drawn.tokens[row]))]
+            assert float(drawn.logprobs[row]) == pytest.approx(float(inside), abs=1e-6)
+        plain = draw(logp, uniform, replace(params, keep_support=False))
+        assert plain.kept is None
+        assert plain.tokens.tolist() == drawn.tokens.tolist()
+        assert plain.logprobs.tolist() == logp.gather(1, plain.tokens[:, None])[:, 0].tolist()
+    assert draw(logp, uniform, SamplingParams(keep_support=True)).kept is None
