@@ -259,7 +259,7 @@ class GrpoConfig(Section):
     options: dict[str, float] = Field(default_factory=dict)
     """Constants that only some of these choices have: epsilon, dual, tau_positive, tau_negative, tau, drift_beta,
     drift_delta, max_log_ratio, policy_weight, kl_end, kl_target, kl_gain, weight_low, weight_high; with top_p or top_k
-    support; of rollout.entropy_target temperature_gain, temperature_low, temperature_high; and of hard samples that come
+    support; of rollout.entropy_target temperature_gain, temperature_low, temperature_high; of hard samples that come
     again replay, replay_below. One that is not read is refused."""
     terms: tuple[TermConfig, ...] = ()
     """Further losses, added to the policy loss."""

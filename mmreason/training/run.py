@@ -74,16 +74,7 @@ class Run:
         # What was noted after the checkpoint is forgotten, so that the steps are made again as they were.
         noted = self.run_dir / "quarantine.jsonl"
         self.quarantine = Quarantine(noted, config.data.max_bad_fraction, self.engine.rank, until_step=self.step)
-        self.feed = Feed(
-            samples,
-            self.encoder,
-            self.quarantine,
-            order=order,
-            rank=self.engine.rank,
-            world=self.engine.world,
-            check=self._over_budget,
-            replay=replay_of(config, self.engine.rank),
-        )
+        self.feed = self._open_feed(samples, order)
         self.eval_samples = eval_samples
         after = None if resumed is None else self.step
         self.log = MetricsLog(self.run_dir, after_step=after, active=self.engine.is_main)
@@ -112,6 +103,18 @@ class Run:
             self.log.trackers = Trackers(
                 config.train.trackers, self.run_dir, leaf_values(config), step=self.step, resumed=resumed is not None
             )
+
+    def _open_feed(self, samples: Sequence[Sample], order: Order) -> Feed:
+        return Feed(
+            samples,
+            self.encoder,
+            self.quarantine,
+            order=order,
+            rank=self.engine.rank,
+            world=self.engine.world,
+            check=self._over_budget,
+            replay=replay_of(self.config, self.engine.rank),
+        )
 
     # ---- the steps ---------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ def ragged(lists: Sequence[Sequence[int]]) -> Support:
 
 
 def lists_of(support: Support) -> list[list[int]]:
-    return [part.tolist() for part in support.ids.split(support.counts.tolist())]
+    ids = iter(support.ids.tolist())
+    return [[next(ids) for _ in range(count)] for count in support.counts.tolist()]
 
 
 def test_take_in_any_order() -> None:

@@ -45,10 +45,11 @@ def written_out(model: TinyModel, ids: Tensor, plan: ScoringPlan) -> Tensor:
     if plan.banned is not None:
         logits[:, plan.banned] = float("-inf")
     if plan.support is not None:
-        for row, ids in enumerate(plan.support.ids.split(plan.support.counts.tolist())):
-            if len(ids):
-                left_out = [id for id in range(VOCABULARY) if id not in ids.tolist()]
-                logits[row, left_out] = float("-inf")
+        every = iter(plan.support.ids.tolist())
+        for row, count in enumerate(plan.support.counts.tolist()):
+            inside = [next(every) for _ in range(count)]
+            if inside:
+                logits[row, [id for id in range(VOCABULARY) if id not in inside]] = float("-inf")
     logp = torch.log_softmax(logits, -1)
     likely = torch.where(logp == float("-inf"), torch.zeros_like(logp), logp)
     entropy = -(logp.exp() * likely).sum(1)
