@@ -5,7 +5,7 @@ The named variants are what public trainers match (research notes "rewards" 0.3 
     default     one think block, then one answer block, each tag exactly once, nothing else but white space
     video_r1    Video-R1, R1-V and most others: a full match of `<think>.*?</think>\\s*<answer>.*?</answer>`. No white
                 space around it, but a second answer block passes (the lazy match stretches to the last closing tag)
-    mm_eureka   MM-EUREKA: as video_r1, and each tag exactly once (used there with weight 0.5)
+    mm_eureka   MM-EUREKA: both blocks, not empty, anywhere in the text, and each tag exactly once (weight 0.5 there)
     cosmos      Cosmos-RL: as video_r1, with exactly two newlines between the blocks
 """
 
@@ -29,12 +29,14 @@ class _Rule:
     between: str
     """Pattern of what stands between them."""
     each_tag_once: bool
+    content: str = ".*?"
+    """Pattern of what a block holds."""
 
 
 _RULES: dict[Variant, _Rule] = {
     "default": _Rule(around=r"\s*", between=r"\s*", each_tag_once=True),
     "video_r1": _Rule(around="", between=r"\s*", each_tag_once=False),
-    "mm_eureka": _Rule(around="", between=r"\s*", each_tag_once=True),
+    "mm_eureka": _Rule(around=".*", between=r"\s*", each_tag_once=True, content=".+?"),
     "cosmos": _Rule(around="", between=r"\n\n", each_tag_once=False),
 }
 
@@ -67,7 +69,8 @@ def _matches(text: str, rule: _Rule, think: str, answer: str, pattern: str | Non
         return re.fullmatch(pattern, text, re.DOTALL) is not None
     if rule.each_tag_once and any(text.count(tag) != 1 for name in (think, answer) for tag in _tags(name)):
         return False
-    blocks = (f"{re.escape(opening)}.*?{re.escape(closing)}" for opening, closing in (_tags(think), _tags(answer)))
+    tags = (_tags(think), _tags(answer))
+    blocks = (f"{re.escape(opening)}{rule.content}{re.escape(closing)}" for opening, closing in tags)
     return re.fullmatch(rule.around + rule.between.join(blocks) + rule.around, text, re.DOTALL) is not None
 
 

@@ -10,6 +10,7 @@ these trainers give 0 or 1 for a gold that cannot be read, ours is an error befo
     visual_rft  classification: math-verify over the whole completion; else one text inside the other, spaces and
                 underscores removed - so "A or B or C" and an empty answer are right
     cosmos      the same text but for case
+    visual_thinker  VisualThinker-R1-Zero: as r1_v; else the last letter from A to H that stands alone ("A or B" is B)
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 
 from mmreason.rewards.symbolic import parse_marked, same_math
 from mmreason.rewards.texts import rouge_mean, word_accuracy
+
+_LONE_LETTER = re.compile(r"(?:^|[\s\[(])([A-H])(?:[\s\])]|$)")
 
 
 def _first_answer(completion: str) -> str | None:
@@ -85,6 +88,12 @@ def cosmos(completion: str, gold: Any, task: str) -> float:
     return float((_first_answer(completion) or "").strip().lower() == str(gold).strip().lower())
 
 
+def visual_thinker(completion: str, gold: Any, task: str) -> float:
+    """VisualThinker-R1-Zero on SAT: R1-V's reward, or the last lone letter."""
+    letters = _LONE_LETTER.findall(_content(completion))
+    return float(bool(r1_v(completion, gold, task)) or letters[-1:] == [str(gold).strip()])
+
+
 def _content(completion: str) -> str:
     answer = _first_answer(completion)
     return completion.strip() if answer is None else answer
@@ -100,4 +109,5 @@ GRADERS: dict[str, Callable[[str, Any, str], float]] = {
     "r1_v": r1_v,
     "visual_rft": visual_rft,
     "cosmos": cosmos,
+    "visual_thinker": visual_thinker,
 }

@@ -133,13 +133,13 @@ def _published_order(text: str) -> list[int]:
 
 
 def _published_format(text: str, total: int) -> tuple[float, bool]:
-    """(value, whether the pattern matched). Numbers that Python's `eval` refuses ("01") make it 0, as there."""
+    """(value, whether the pattern matched). What Python's `eval` refuses ("01", a list on two lines) makes it 0."""
     start = text.find("<think>")
     match = _PUBLISHED_FORMAT.search(text, start) if start >= 0 else None
     if match is None:
         return 0.0, False
     pieces = [piece.strip() for piece in match[1].split(",")]
-    if len(pieces) == 1 or any(piece != "0" * len(piece) and piece[0] == "0" for piece in pieces):
+    if len(pieces) == 1 or "\n" in match[1] or any(piece != "0" * len(piece) and piece[0] == "0" for piece in pieces):
         return 0.0, True
     inside = sum(len(piece) < 10 and 1 <= int(piece) <= total for piece in pieces)
     return (total - abs(len(pieces) - total)) / total * inside / len(pieces), True

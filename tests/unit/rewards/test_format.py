@@ -33,7 +33,8 @@ def test_variants(text: str, video_r1: int, default: int) -> None:
 def test_mm_eureka_wants_each_tag_once() -> None:
     assert grade("format", sample(), GOOD, variant="mm_eureka").total == 1
     assert grade("format", sample(), TWO_ANSWERS, variant="mm_eureka").total == 0
-    assert grade("format", sample(), GOOD + " ", variant="mm_eureka").total == 0
+    assert grade("format", sample(), f"so {GOOD} yes", variant="mm_eureka").total == 1
+    assert grade("format", sample(), GOOD.replace("B", ""), variant="mm_eureka").total == 0
 
 
 def test_cosmos_wants_exactly_two_newlines() -> None:
