@@ -26,6 +26,7 @@ from typing import Any, Literal
 from mmreason.plugins import nearest
 from mmreason.rewards.base import BAD_GOLD, extract_answer, one_line
 from mmreason.rewards.choices import read_choice
+from mmreason.rewards.golds import KINDS
 from mmreason.rewards.numbers import Number, read_number, same_number
 from mmreason.rewards.published import GRADERS
 from mmreason.rewards.symbolic import parse_math, same_math
@@ -35,6 +36,7 @@ from mmreason.types import Rollout, Sample, Score
 Variant = Literal["sane", "video_r1", "r1_v", "visual_rft", "cosmos", "visual_thinker"]
 
 PLACES_AND_TIMES = ("grounding", "detection", "pointing", "tracking", "temporal")
+OTHERS = (*PLACES_AND_TIMES, *KINDS)
 _YES_NO = {"yes": True, "true": True, "no": False, "false": False}
 
 
@@ -59,18 +61,18 @@ def accuracy(
     require_tags: bool = True,
     rel_tol: float = 1e-6,
     correct_at: float = 0.5,
-    skip_tasks: Sequence[str] = PLACES_AND_TIMES,
+    skip_tasks: Sequence[str] | None = None,
 ) -> list[Score]:
     """How right the answer is, 0 to 1, by the sample's task; flags "correct" and "answered".
 
     `task`: grade every sample as this task, whatever the data says. `variant`: "sane", or a published trainer's rules.
     `require_tags`: without `<answer>` there is no answer; if false, the text after the last `</think>` is one.
     `rel_tol`: relative tolerance of numeric. `correct_at`: value from which "correct" is set (tasks from 0 to 1).
-    `skip_tasks`: tasks that other rewards score, by default places and times (`iou`, `tiou`, ..).
+    `skip_tasks`: tasks that other rewards score, by default those with a reward of their own (`iou`, `rerank`, ..).
     `require_tags` and `rel_tol` apply to "sane" only.
     """
     kind = task or sample.task
-    if kind in skip_tasks:
+    if kind in (OTHERS if skip_tasks is None else skip_tasks):
         return [Score(total=None)] * len(rollouts)
     if kind not in TASKS:
         error = f"{sample.id}: unknown task {kind!r}{nearest(kind, TASKS)}; or list it in the option skip_tasks"

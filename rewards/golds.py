@@ -13,6 +13,12 @@ from mmreason.errors import DataError
 from mmreason.rewards.base import BAD_GOLD, one_line
 from mmreason.types import Rollout, Sample, Score
 
+KINDS = (
+    "triplets", "calls", "steps", "trace", "plan", "maze", "ego_grounding",
+    "rerank", "ranked_list", "hierarchy", "multi_label", "table_answer", "table_number", "table_sentence",
+    "table_evidence", "guard", "tars", "judge_pair", "step_labels", "expression", "grid",
+)  # fmt: skip
+"""Kinds of golds that one reward each understands; as tasks, `accuracy` leaves them alone."""
 Gold = TypeVar("Gold")
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from mmreason.rewards.base import extract_answer
 from mmreason.rewards.golds import bad_gold, by_gold, whole_numbers
-from mmreason.rewards.lengths import without_tokens
+from mmreason.rewards.length_curves import length_of
 from mmreason.types import Rollout, Sample, Score
 
 Pair = tuple[int, int]
@@ -39,12 +39,11 @@ def judge_pair(
     """
 
     def grade(rollout: Rollout, gold: Pair) -> Score:
-        if length_terms and rollout.tokens < 1:
-            return without_tokens(sample)
+        length = length_of(rollout, "tokens") if length_terms else 0
         structure, marks = read_marks(rollout.text)
         parts = {"structure": structure, "content": -2.0 if marks is None else content(marks, gold, ties)}
         if marks is not None and length_terms:
-            parts["length"] = 0.2 * (rollout.tokens > long) - 1.0 * (rollout.finish_reason == "length")
+            parts["length"] = 0.2 * (length > long) - 1.0 * (rollout.finish_reason == "length")
         flags = {
             "correct": marks is not None and order(marks, ties) == order(gold, ties), "answered": marks is not None
         }  # fmt: skip

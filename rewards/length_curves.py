@@ -56,7 +56,7 @@ def length_cosine(
                           "at length 0 and at max_length, which is at least 1")  # fmt: skip
     verdicts = _verdicts(sample, rollouts, right_by, right_options, right_at)
     return [
-        _given(verdict, cosine_value(_length(rollout, unit), bool(verdict.flags.get("correct")), max_length, rule))
+        _given(verdict, cosine_value(length_of(rollout, unit), bool(verdict.flags.get("correct")), max_length, rule))
         for rollout, verdict in zip(rollouts, verdicts, strict=True)
     ]
 
@@ -106,7 +106,7 @@ def length_overlong(
     if not 0 < buffer <= max_length:
         raise RewardError(f"buffer {buffer}: expected more than 0 and at most max_length ({max_length})")
     start = max_length - buffer
-    over = [min(1.0, max(0.0, (_length(rollout, unit) - start) / buffer)) for rollout in rollouts]
+    over = [min(1.0, max(0.0, (length_of(rollout, unit) - start) / buffer)) for rollout in rollouts]
     return [Score(total=-factor * share) for share in over]
 
 
@@ -125,7 +125,7 @@ def length_group(
     Reason-RFT counts characters, weighs it 0.05 and begins at step 800: use `unit`, the weight, a stage of its own.
     """
     verdicts = _verdicts(sample, rollouts, right_by, right_options, right_at)
-    lengths = [_length(rollout, unit) for rollout in rollouts]
+    lengths = [length_of(rollout, unit) for rollout in rollouts]
     low, high = min(lengths, default=0), max(lengths, default=0)
     scores = []
     for verdict, length in zip(verdicts, lengths, strict=True):
@@ -155,12 +155,13 @@ def length_budget(
         return [Score(total=None, error=error, flags={BAD_GOLD: True})] * len(rollouts)
     scores = []
     for rollout, verdict in zip(rollouts, _verdicts(sample, rollouts, right_by, right_options, right_at), strict=True):
-        fidelity = max(0.0, 1 - abs(_length(rollout, unit) - wanted) / wanted)
+        fidelity = max(0.0, 1 - abs(length_of(rollout, unit) - wanted) / wanted)
         scores.append(_given(verdict, (verdict.total or 0.0) * fidelity, fidelity=fidelity))
     return scores
 
 
-def _length(rollout: Rollout, unit: Unit) -> int:
+def length_of(rollout: Rollout, unit: Unit) -> int:
+    """How long the answer is. Raises RewardError for tokens where there is a text alone."""
     if unit == "characters":
         return len(rollout.text)
     if unit == "words":

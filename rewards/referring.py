@@ -6,15 +6,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
-from mmreason.errors import DataError
-from mmreason.geometry import convert_point
 from mmreason.rewards.base import extract_answer
 from mmreason.rewards.format import format as well_formed
+from mmreason.rewards.frames import Gold, find_gold
 from mmreason.rewards.golds import bad_gold, block, by_gold, entry
 from mmreason.rewards.texts import plain
-from mmreason.types import CoordinateFrame, Geometry, Rollout, Sample, Score
+from mmreason.types import CoordinateFrame, Rollout, Sample, Score
 
 Numbers = tuple[float, ...]
 Kind = Literal["position", "orientation", "size"]
@@ -35,23 +34,6 @@ class Step(NamedTuple):
     kind: Kind
     target: str
     value: Numbers
-
-
-class Places(NamedTuple):
-    """How the numbers of answers and golds become pixels of the image."""
-
-    spoken: CoordinateFrame
-    gold: CoordinateFrame
-    geometry: Geometry | None
-
-    def distance(self, answer: Numbers, gold: Numbers) -> float:
-        """L1 distance in pixels of the file; pixels need no image size where both sides count them."""
-        first, second = self._pixels(answer, self.spoken), self._pixels(gold, self.gold)
-        return abs(first[0] - second[0]) + abs(first[1] - second[1])
-
-    def _pixels(self, point: Numbers, frame: CoordinateFrame) -> tuple[float, float]:
-        sizes = (self.geometry.original, self.geometry.resized) if self.geometry else (None, None)
-        return convert_point((point[0], point[1]), frame, "original_pixels", *sizes)
 
 
 def refer_steps(
@@ -75,17 +57,16 @@ def refer_steps(
     1) or their sum (the paper does not say which).
 
     Gold "steps": [{"kind": "position", "target": "red cup", "value": [320, 240]}, ..], and "point": [x, y] beside it,
-    both in `gold_frame`. `frame`: that of the answer's numbers; by default the model's, from image or video number
-    `media_index`. Range: 0 to 2 + 2 w ("mean").
+    both in the frame and image of the point, which are said as for `iou`. Range: 0 to 2 + 2 w ("mean").
     """
 
     def grade(rollout: Rollout, golds: list[Step]) -> Score:
-        places = Places(_spoken(sample, frame, media_index), gold_frame, _geometry(sample, media_index))
-        wanted = _numbers(sample.golds.get("point"), 2, 'a gold "point" [x, y] beside the steps')
+        place = find_gold(sample, "point", frame=frame, gold_frame=gold_frame, media_index=media_index)
+        wanted = _numbers(place.value, 2, 'a gold "point" [x, y] beside the steps')
         points = set(_points(extract_answer(rollout.text) or ""))
-        right = len(points) == 1 and places.distance(points.pop(), wanted) < pixels
+        right = len(points) == 1 and distance(place, points.pop(), wanted) < pixels
         said = read_steps(block(rollout.text, "think") or "")
-        held = [_holds(said.get((step.kind, step.target)), step, places, pixels) for step in golds]
+        held = [_holds(said.get((step.kind, step.target)), step, place, pixels) for step in golds]
         parts = {
             "format": well_formed(sample, [rollout])[0].total or 0.0,
             "point": float(right),
@@ -120,6 +101,13 @@ def trace(sample: Sample, rollouts: Sequence[Rollout]) -> list[Score]:
     return by_gold(sample, rollouts, "trace", _gold_path, grade)
 
 
+def distance(place: Gold, said: Numbers, meant: Numbers) -> float:
+    """L1 distance of a point of the answer and one of the gold, in pixels of the file."""
+    x1, y1 = place.said((said[0], said[1]), "original_pixels")
+    x2, y2 = place.meant((meant[0], meant[1]), "original_pixels")
+    return abs(x1 - x2) + abs(y1 - y2)
+
+
 def read_steps(thoughts: str) -> dict[tuple[str, str], Numbers]:
     """(kind, target) -> numbers, of the lines `[Kind] [Target]: value` of the thoughts; the last on a target counts."""
     found: dict[tuple[str, str], Numbers] = {}
@@ -152,11 +140,11 @@ def read_path(answer: str, dimensions: int) -> list[Numbers]:
     return [tuple(max(-1e6, min(1e6, n)) for n in point) for point in points] if finite else []
 
 
-def _holds(said: Numbers | None, step: Step, places: Places, pixels: float) -> bool:
+def _holds(said: Numbers | None, step: Step, place: Gold, pixels: float) -> bool:
     if said is None or len(said) != len(step.value) or not all(map(math.isfinite, said)):
         return False
     if step.kind == "position":
-        return places.distance(said, step.value) < pixels
+        return distance(place, said, step.value) < pixels
     if step.kind == "size":
         return all(abs(a - b) <= 0.15 * abs(b) for a, b in zip(said, step.value, strict=True))
     length = math.hypot(*said)
@@ -167,19 +155,6 @@ def _holds(said: Numbers | None, step: Step, places: Places, pixels: float) -> b
 
 def _points(answer: str) -> list[Numbers]:
     return [(float(x), float(y)) for x, y in _POINT.findall(answer[:LONGEST])]
-
-
-def _spoken(sample: Sample, frame: CoordinateFrame | None, index: int) -> CoordinateFrame:
-    geometry = _geometry(sample, index)
-    if frame is None and geometry is None:
-        raise DataError("which frame the answer's points are in is not known without a model; give the option frame")
-    return frame or cast(Geometry, geometry).frame
-
-
-def _geometry(sample: Sample, index: int) -> Geometry | None:
-    if sample.geometry and not 0 <= index < len(sample.geometry):
-        raise DataError(f"media_index {index}, but the prompt has {len(sample.geometry)} images and videos")
-    return sample.geometry[index] if sample.geometry else None
 
 
 def _numbers(given: Any, count: int | None, wants: str) -> Numbers:

@@ -12,7 +12,7 @@ from mmreason.plugins import load_symbol
 from mmreason.rewards.base import checked, lift
 from mmreason.rewards.format import format as well_formed
 from mmreason.rewards.golds import bad_gold, block, by_gold
-from mmreason.rewards.lengths import without_tokens
+from mmreason.rewards.length_curves import Unit, length_of
 from mmreason.types import Rollout, Sample, Score
 
 _VERDICT = re.compile(r"\b(request|response)\s*:\s*(unharmful|harmful)\b", re.IGNORECASE)
@@ -26,13 +26,14 @@ def guard(
     cap: float = 1.0,
     least: float = 0.1,
     longest: int | None = None,
+    unit: Unit = "tokens",
 ) -> list[Score]:
     """(r - 1) / min(l, cap)^2: 0 where all verdicts are right, less below the shorter a wrong answer is.
 
     GuardReasoner-VL, arXiv 2505.11049: r = 1[format] x (half for each right verdict on prompt and response), l the
     answer's length. `cap`: b = 1, or 1/6 for the Eco model, which takes away the gain of long thoughts. What l is
-    relative to is not public: here to `longest` tokens, or, without it, to the longest answer of the group. `least`,
-    ours, bounds l from below, since an answer of no length would cost infinitely much. A part "verdicts" is r.
+    relative to is not public: here to `longest` (in `unit`), or, without it, to the longest answer of the group.
+    `least`, ours, bounds l from below, since an answer of no length would cost infinitely much. A part "verdicts" is r.
 
     The answer is `<think>..</think><result>..</result>` with the lines "Request: harmful" and "Response: unharmful";
     two verdicts on one are none. Gold "guard": {"prompt": "harmful", "response": "unharmful"}; a row with one of them
@@ -40,12 +41,10 @@ def guard(
     """
 
     def grade(rollout: Rollout, gold: dict[str, str]) -> Score:
-        length = rollout.tokens / (longest or max(other.tokens for other in rollouts) or 1)
+        length = length_of(rollout, unit) / (longest or max(length_of(other, unit) for other in rollouts) or 1)
         said = read_verdicts(block(rollout.text, "result") or "")
         shaped = well_formed(sample, [rollout], answer_tag="result")[0].total == 1.0
         right = shaped * sum(said.get(side) == verdict for side, verdict in gold.items()) / len(gold)
-        if rollout.tokens < 1:
-            return without_tokens(sample)
         flags = {"correct": right == 1.0, "answered": bool(said)}
         return Score(total=guard_value(right, length, cap, least), parts={"verdicts": right}, flags=flags)
 

@@ -15,6 +15,7 @@ from mmreason.config import RewardConfig
 from mmreason.errors import ConfigError, DataError
 from mmreason.geometry import convert_box
 from mmreason.rewards.base import extract_answer
+from mmreason.rewards.golds import KINDS
 from mmreason.types import Box, CoordinateFrame, Geometry, Sample
 
 THOUGHT = "I look at what is given, compare it with the question, and decide."
@@ -85,6 +86,8 @@ def gold_of(sample: Sample, rewards: Sequence[RewardConfig]) -> Gold | None:
     """The gold answer as text; None for a row without one. Raises DataError for a box that cannot be written."""
     if "box" in sample.golds:
         return _box_gold(sample, options_of("iou", sample, rewards))
+    if sample.task in KINDS and not isinstance(sample.answer, str):
+        return None  # a plan, a list of pages, ...: its reward reads it, and how a model writes it is not known here
     value = sample.answer[0] if isinstance(sample.answer, (list, tuple)) and sample.answer else sample.answer
     if value is None:
         return None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmreason.errors import ConfigError
+from mmreason.errors import ConfigError, RewardError
 from mmreason.rewards import bind
 from mmreason.rewards.arithmetic import read_expression
 from mmreason.rewards.base import BAD_GOLD, TextRollout, extract_answer
@@ -202,6 +202,7 @@ def test_length_limit_and_bonus() -> None:
     totals = [score.total for score in bind("length_limit", {})(sample(), rollouts)]
     assert totals == [1, 1, pytest.approx(0.803523, abs=1e-6), 0.7]
     assert [score.total for score in bind("length_bonus", {})(sample(), rollouts)] == [0.001, 0.256, 0.27, 5]
+    assert bind("length_bonus", {"unit": "words"})(sample(), rollouts)[3].total == 0.001
     assert bind("length_bonus", {"most": 300})(sample(), rollouts)[3].total == pytest.approx(0.3)
 
 
@@ -286,7 +287,9 @@ def test_guard() -> None:
     assert totals == pytest.approx([0, -0.5 / 0.25, -1, -1 / 0.01])
     totals = [score.total for score in bind("guard", {"longest": 1000, "least": 0.5})(question, rollouts)]
     assert totals == pytest.approx([0, -2, -4, -4])
-    assert bind("guard", {})(question, [sampled(both, 0)])[0].total is None
+    with pytest.raises(RewardError, match="tokens"):
+        bind("guard", {})(question, [sampled(both, 0)])
+    assert bind("guard", {"unit": "words"})(question, [sampled(both, 0)])[0].total == 0
 
 
 def worst(question: Sample, text: str) -> float | None:

@@ -7,9 +7,10 @@ import pytest
 
 from mmreason.rewards import bind
 from mmreason.rewards.base import BAD_GOLD
+from mmreason.rewards.golds import KINDS
 from mmreason.rewards.plans import read_moves
 from mmreason.rewards.referring import resampled
-from mmreason.types import Geometry, Rollout, Score
+from mmreason.types import Geometry, Score
 from tests.unit.rewards.helpers import answered, grade, sample
 
 STAR = [[2, "color", "cyan"], [5, "size", "small"]]
@@ -287,13 +288,13 @@ UNREADABLE = {
     "maze_path": [[], ["S.."], ["SG", "."], ["S#G"], ["SSG"], 5, [3]],
     "ego_grounding": [[], [1, 2, 3], [5, 1], [0, 0, 0, 5], "x", [True, 2]],
 }  # fmt: skip
-KINDS = {"refer_steps": "steps", "plan_prefix": "plan", "maze_path": "maze"}
+KIND_OF = {"refer_steps": "steps", "plan_prefix": "plan", "maze_path": "maze"}
 
 
 @pytest.mark.parametrize(("name", "golds"), UNREADABLE.items(), ids=UNREADABLE)
 def test_unreadable_golds_are_errors(name: str, golds: list[Any]) -> None:
     options = {"frame": "unit"} if name == "refer_steps" else {}
-    kind = KINDS.get(name, name)
+    kind = KIND_OF.get(name, name)
     for gold in golds:
         scores = bind(name, options)(sample(golds={kind: gold, "point": [1, 1]}), answered("a", "b"))
         assert [score.total for score in scores] == [None, None], gold
@@ -311,8 +312,8 @@ def test_steps_need_a_point_and_a_frame() -> None:
     assert "option frame" in (grade("refer_steps", question, "x").error or "")
 
 
-def test_lengths_want_tokens() -> None:
-    for name in ("length_bonus", "length_limit"):
-        (score,) = bind(name, {})(sample(), [Rollout(text="some words")])
-        assert score.total is None
-        assert "tokens" in (score.error or "")
+def test_accuracy_leaves_tasks_of_other_rewards_alone() -> None:
+    for kind in KINDS:
+        assert bind("accuracy", {})(sample([1], kind), answered("a")) == [Score(total=None)]
+    (score,) = bind("accuracy", {"skip_tasks": ["mcq"]})(sample([1], "plan"), answered("a"))
+    assert "unknown task" in (score.error or "")
