@@ -7,6 +7,8 @@ The named variants are what public trainers match (research notes "rewards" 0.3 
                 space around it, but a second answer block passes (the lazy match stretches to the last closing tag)
     mm_eureka   MM-EUREKA: both blocks, not empty, anywhere in the text, and each tag exactly once (weight 0.5 there)
     cosmos      Cosmos-RL: as video_r1, with exactly two newlines between the blocks
+    vlm_r1      VLM-R1's REC: both blocks anywhere in the text, and in the answer an object with a box of whole numbers,
+                `{..[1, 2, 3, 4]..}`
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from typing import Literal
 from mmreason.rewards.base import Regex
 from mmreason.types import Rollout, Sample, Score
 
-Variant = Literal["default", "video_r1", "mm_eureka", "cosmos"]
+Variant = Literal["default", "video_r1", "mm_eureka", "cosmos", "vlm_r1"]
+
+_WHOLE_BOX = r"\[\d+,\s*\d+,\s*\d+,\s*\d+\]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class _Rule:
     """Pattern of what a block holds."""
 
 
-_RULES: dict[Variant, _Rule] = {
+_RULES: dict[str, _Rule] = {
     "default": _Rule(around=r"\s*", between=r"\s*", each_tag_once=True),
     "video_r1": _Rule(around="", between=r"\s*", each_tag_once=False),
     "mm_eureka": _Rule(around=".*", between=r"\s*", each_tag_once=True, content=".+?"),
@@ -57,11 +61,24 @@ def format(
     `pattern`: a regular expression of your own, matched in full with "." matching newlines; replaces everything else.
     `prefilled`: the prompt already ends with the opening think tag, so the answer does not repeat it.
     """
-    opening = f"<{think_tag}>" if prefilled else ""
-    return [
-        _score(_matches(opening + rollout.text, _RULES[variant], think_tag, answer_tag, pattern))
-        for rollout in rollouts
-    ]
+    texts = [(f"<{think_tag}>" if prefilled else "") + rollout.text for rollout in rollouts]
+    if variant == "vlm_r1" and pattern is None:
+        between = rf"{re.escape(f'</{think_tag}>')}\s*{re.escape(f'<{answer_tag}>')}"
+        marks = (re.escape(f"<{think_tag}>"), between, r"\{", _WHOLE_BOX, r"\}", re.escape(f"</{answer_tag}>"))
+        return [_score(_in_order(text, marks)) for text in texts]
+    rule = _RULES["default" if variant == "vlm_r1" else variant]
+    return [_score(_matches(text, rule, think_tag, answer_tag, pattern)) for text in texts]
+
+
+def _in_order(text: str, marks: Sequence[str]) -> bool:
+    """Whether the marks stand in the text one after the other: a search for `a.*b.*c` in time linear in the text."""
+    place = 0
+    for mark in marks:
+        found = re.compile(mark).search(text, place)
+        if found is None:
+            return False
+        place = found.end()
+    return True
 
 
 def _matches(text: str, rule: _Rule, think: str, answer: str, pattern: str | None) -> bool:

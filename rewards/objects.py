@@ -100,7 +100,7 @@ def seg_zero(
         found = said_items(gold, said[:1], sizes) if len(said) == 1 else []
         item = found[0] if found else Item()
         parts = {
-            "items": float(item.box is not None and len(item.points) == 2),
+            "items": float(len(said) == 1 and said[0].box is not None and len(said[0].points) == 2),
             "iou": float(_overlaps(target.box, item.box, variant)),
             "l1": float(_near_box(target.box, item.box, box_limit)),
             "points": float(_near_points(target, item, point_limit)),
