@@ -218,6 +218,8 @@ class Rollout:
     text: str
     segments: tuple[Segment, ...] = ()
     """The path below the prompt; a single turn has one policy segment."""
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Blocks by their tag, where parts are rewarded apart: [start, stop) among its sampled tokens."""
     finish_reason: Literal["stop", "length"] = "stop"
     """"length" when the token budget ended it: a truncated answer."""
     view: View = "ordered"
@@ -262,6 +264,8 @@ class RolloutGroup:
     """Demonstrations that stand beside the rollouts, where a term of the loss needs them."""
     demo_scores: tuple[Score, ...] = ()
     """Theirs, where they take part in the statistics of the group."""
+    factor: float = 1.0
+    """What shaping multiplies the group's advantages by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,15 +7,13 @@ A config names a reward by its name here, by `pkg.mod:attr`, `file.py:attr`, or 
 from __future__ import annotations
 
 import inspect
-import re
-import types
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmreason.errors import ConfigError, PluginError
-from mmreason.plugins import load_symbol, nearest
+from mmreason.options import option_mistakes, parameters
+from mmreason.plugins import load_symbol
 from mmreason.rewards import (
     accuracy,
     bands,
@@ -42,7 +40,7 @@ from mmreason.rewards import (
     tracking,
     triplets,
 )
-from mmreason.rewards.base import Regex, RewardFn, lift
+from mmreason.rewards.base import RewardFn, lift
 from mmreason.rewards.foreign import as_native
 from mmreason.types import Rollout, Sample, Score
 
@@ -152,7 +150,7 @@ def bind(name: str, options: Mapping[str, Any]) -> BoundReward:
     """`load_reward` without the config section."""
     symbol = load_symbol(name, REWARDS, "mmreason.rewards")
     function = lift(as_native(symbol, name, options), name)
-    wrong = list(_option_mistakes(function, options))
+    wrong = list(option_mistakes(function, options, skip=2))
     if not wrong and name in OPTION_CHECKS:
         wrong = list(OPTION_CHECKS[name](options))
     if wrong:
@@ -171,81 +169,7 @@ def describe() -> list[RewardInfo]:
         RewardInfo(
             name=name,
             help=(inspect.getdoc(function) or "").partition("\n")[0],
-            options={option.name: repr(option.default) for option in _options(function)},
+            options={option.name: repr(option.default) for option in parameters(function, skip=2)},
         )
         for name, function in sorted(REWARDS.items())
     ]
-
-
-def _options(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The parameters after (sample, rollouts)."""
-    return list(inspect.signature(function).parameters.values())[2:]
-
-
-def _option_mistakes(function: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[str]:
-    parameters = _options(function)
-    known = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    hints = _type_hints(function)
-    for name, value in options.items():
-        if name not in known:
-            if not takes_any:
-                yield f"unknown option {name!r}{nearest(name, known) if known else '; it has none'}"
-        elif not _fits(value, hints.get(name, Any)):
-            yield f"option {name}: got {value!r}, expected {_shown(hints[name])}"
-    for name, parameter in known.items():
-        if parameter.default is parameter.empty and name not in options:
-            yield f"option {name!r} is required, but not given"
-
-
-def _type_hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """Annotations as types; a plug-in whose annotations cannot be resolved is simply not checked.
-
-    Those in a signature that we made (foreign.py) win over those of the function that it stands for.
-    """
-    made = {p.name: p.annotation for p in _options(function) if typing.get_origin(p.annotation) is Literal}
-    try:
-        return {**typing.get_type_hints(inspect.unwrap(function)), **made}
-    except (NameError, TypeError):
-        return made
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from a config suits an annotation. Annotations other than plain ones are not checked."""
-    origin = typing.get_origin(hint)
-    if hint is Regex:
-        return isinstance(value, str) and _compiles(value)
-    if origin is Literal:
-        return any(value == choice and type(value) is type(choice) for choice in typing.get_args(hint))
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, choice) for choice in typing.get_args(hint))
-    if origin is Sequence:
-        return isinstance(value, (list, tuple)) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (str, bool, types.NoneType):
-        return isinstance(value, hint)
-    return True
-
-
-def _compiles(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError):
-        return False
-    return True
-
-
-def _shown(hint: Any) -> str:
-    """An annotation in words: "one of 'plain', 'vlmr1'", "float", "str or None"."""
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in typing.get_args(hint))
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(_shown(choice) for choice in typing.get_args(hint))
-    if typing.get_origin(hint) is Sequence:
-        return f"a list of {_shown(typing.get_args(hint)[0])}"
-    if hint is Regex:
-        return "a regular expression that Python can compile"
-    return "None" if hint is types.NoneType else getattr(hint, "__name__", str(hint))

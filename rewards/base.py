@@ -22,16 +22,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from types import ModuleType
-from typing import Any, Literal, NewType
+from typing import Any, Literal
 
 from mmreason.errors import PluginError, RewardError
+from mmreason.options import Regex as Regex
 from mmreason.types import Rollout, Sample, Score
 
 RewardFn = Callable[..., Sequence[Score]]
 """Signature A."""
-
-Regex = NewType("Regex", str)
-"""Annotation of an option that is a regular expression: it is compiled when the reward is loaded."""
 
 BAD_GOLD = "bad_gold"
 """Flag of a score without a total whose sample can never be scored: training puts that sample into quarantine."""

@@ -73,6 +73,7 @@ def _check_names(path: str, sections: dict[str, Any], data: DataConfig, train: T
     if not data.train:
         found.add("config", f"{path}: data.train: empty; name at least one data file")
 
+
 def _look(path: str, found: Findings, require: Callable[[Any], object], named: object) -> None:
     """Call `require` with what the config names; a finding for each line of its ConfigError."""
     try:
@@ -96,8 +97,10 @@ def _check_with_model(
     """Everything that needs the checkpoint's front. Returns the rows that training could use, with their geometry."""
     from mmreason.checking.memory import forecast  # torch, which a config with mistakes need not wait for
     from mmreason.checking.prompts import encode_some, measure, open_front
+    from mmreason.training.shaping import load_shaping
 
     _check_folder(config, found)
+    _look("config", found, load_shaping, config)
     try:
         front = open_front(config)
     except MMReasonError as error:

@@ -20,6 +20,7 @@ from mmreason.config.sections import (
     RunConfig,
     ScoringConfig,
     Section,
+    ShapingConfig,
     TermConfig,
     TrainConfig,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "RunConfig",
     "ScoringConfig",
     "Section",
+    "ShapingConfig",
     "Stage",
     "TermConfig",
     "TrainConfig",

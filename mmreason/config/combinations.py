@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from mmreason.config.columns import span_mistakes
 from mmreason.config.grpo_options import DISCO, OPTIONS, Option
 from mmreason.config.grpo_terms import wrong_options
 from mmreason.config.reward_names import gate_mistakes
@@ -241,6 +242,22 @@ def _something_is_learnt(config: RunConfig) -> Iterator[str]:
         yield "grpo.options.policy_weight: 0, and there are no grpo.terms, so nothing would be learnt"
 
 
+def _temporal_bonus_has_a_contrast(config: RunConfig) -> Iterator[str]:
+    named = any(shaper.name == "temporal_bonus" for shaper in config.shaping)
+    if named and config.grpo.contrast_view is None:
+        yield "grpo.contrast_view: null, but shaping temporal_bonus compares with answers in one; use shuffled"
+
+
+def _more_is_sampled_than_kept(config: RunConfig) -> Iterator[str]:
+    for place, shaper in enumerate(config.shaping):
+        keep, least = shaper.options.get("keep"), sum(shaper.options.get(key, 2) for key in ("min_right", "min_wrong"))
+        if shaper.name == "resample_correct" and isinstance(keep, int) and not max(2, least) <= keep < config.rollout.n:
+            yield (
+                f"shaping.{place}.options.keep: {keep}, expected min_right + min_wrong ({least}) or more and less than "
+                f"rollout.n ({config.rollout.n}): some of the answers that are sampled are left out; raise rollout.n"
+            )
+
+
 _CHECKS = (
     _code_is_pinned,
     _pass_rates_are_in_order,
@@ -270,4 +287,7 @@ _CHECKS = (
     _rewards_apart_are_summed,
     _terms_are_whole,
     _something_is_learnt,
+    _temporal_bonus_has_a_contrast,
+    _more_is_sampled_than_kept,
+    span_mistakes,
 )

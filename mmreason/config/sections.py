@@ -171,10 +171,20 @@ class RewardConfig(Section):
     """It applies to samples of these tasks only; empty: to all."""
     gate: str | None = None
     """Counts only where this other reward is above 0 for the same answer, else it is 0. Named as in the metrics."""
+    span: str = Field("all", pattern=r"^[A-Za-z][\w-]*$")
+    """The part of an answer that it is for: a block by its tag (observation), rest (all that is in no such block), or
+    all. Each part's rewards are summed and normalised apart, and its tokens get its own advantage."""
 
     def applies_to(self, task: str) -> bool:
         """Whether samples of this task are scored by it."""
         return not self.tasks or task in self.tasks
+
+
+class ShapingConfig(Section):
+    name: str
+    """Built-in name (docs/algorithms.md), pkg.mod:attr, file.py:attr, or an entry point."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the shaper."""
 
 
 class ScoringConfig(Section):
@@ -346,6 +356,7 @@ class RunConfig(Section):
     rollout: RolloutConfig = RolloutConfig()
     rewards: tuple[RewardConfig, ...] = ()
     scoring: ScoringConfig = ScoringConfig()
+    shaping: tuple[ShapingConfig, ...] = ()
     eval: EvalConfig = EvalConfig()
     grpo: GrpoConfig = GrpoConfig()
     train: TrainConfig = TrainConfig()

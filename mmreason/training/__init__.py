@@ -23,6 +23,7 @@ from mmreason.training import terms
 from mmreason.training.grpo import train_grpo
 from mmreason.training.run import Run
 from mmreason.training.sft import require_demos, train_sft
+from mmreason.training.shaping import load_shaping
 from mmreason.training.watch import StopRequested, Watch, watching
 from mmreason.types import Sample
 
@@ -67,6 +68,7 @@ def open_run(config: RunConfig, watch: Watch | None = None) -> Run:
     if not config.data.train:
         raise ConfigError("data.train: empty; name at least one data file")
     check_rewards(config.rewards)  # a misspelt one should not wait for data and model
+    load_shaping(config)
     require_trackers(config.train.trackers)
     torch.manual_seed(config.seed)
     samples = kept(config.data, load_all(config.data, "train"))

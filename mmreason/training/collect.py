@@ -7,15 +7,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
 from mmreason.algorithms.advantages import NEEDS_GREEDY, has_signal, mean_within
+from mmreason.algorithms.spans import with_spans
 from mmreason.config import RunConfig
+from mmreason.config.columns import spans_of, tags_of
 from mmreason.errors import GoldError
 from mmreason.rewards.base import BAD_GOLD, keep_mask
 from mmreason.rollout.base import SamplingParams
 from mmreason.training.contrast import contrast_scores
+from mmreason.training.outcomes import rewards_of
 from mmreason.training.replay import Replay
 from mmreason.training.run import Run
 from mmreason.training.tally import Tally, tally_contrast, tally_groups
@@ -56,9 +56,10 @@ def collect(run: Run, step: int) -> Collected:
                 note_hard(run.feed.replay, groups)
             if config.grpo.contrast_view:
                 tally_contrast(tally, groups)
-            marks = [_useful(run, group) for group in groups]
-            useful = [group for group, mark in zip(groups, marks, strict=True) if mark]
-            left_out = left_out or next((group for group, mark in zip(groups, marks, strict=True) if not mark), None)
+            shaped = run.shaping(groups, tally)
+            marks = [_useful(run, *pair) for pair in zip(groups, shaped, strict=True)]
+            useful = [group for group, mark in zip(shaped, marks, strict=True) if mark]
+            left_out = left_out or next((group for group, mark in zip(shaped, marks, strict=True) if not mark), None)
             tally.add("groups/useful", len(useful), len(groups))
             kept += useful
             sampled += len(groups)
@@ -85,6 +86,8 @@ def sample_groups(run: Run, step: int, attempt: int, count: int) -> list[Rollout
     with run.timed("rollout"):
         n, params = config.rollout.n, sampling(run)
         answers = run.rollouts.generate([prompt for _, prompt in prompts], n, params, seeds_of(n))
+        tags, text_of = tags_of(config), run.encoder.text
+        answers = [tuple(with_spans(rollout, tags, text_of) for rollout in group) for group in answers]
     with run.timed("reward"):
         scores = run.rewards.score([(sample, group) for (sample, _), group in zip(prompts, answers, strict=True)])
     contrast: list[tuple[Score, ...]] = [()] * len(prompts)
@@ -133,12 +136,6 @@ def note_hard(replay: Replay, groups: Sequence[RolloutGroup]) -> None:
             replay.note(group.sample.id, math.fsum(totals) / len(totals))
 
 
-def rewards_of(groups: tuple[RolloutGroup, ...]) -> Tensor:
-    """float64 [N, G]: totals, NaN where a rollout has none. Without groups [0]."""
-    rows = [[math.nan if score.total is None else score.total for score in group.scores] for group in groups]
-    return torch.tensor(rows, dtype=torch.float64)
-
-
 def is_masked(config: RunConfig, rollout: Rollout) -> bool:
     """Whether `grpo.mask_truncated` keeps this answer out of the loss (its reward still counts in its group)."""
     return config.grpo.mask_truncated and rollout.finish_reason == "length"
@@ -150,15 +147,20 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _useful(run: Run, group: RolloutGroup) -> bool:
-    """Whether to train on this group; rollouts without a score are handled as `scoring.on_error` says."""
-    kept = keep_mask(group.scores, run.config.scoring.on_error)
+def _useful(run: Run, group: RolloutGroup, shaped: RolloutGroup) -> bool:
+    """Whether to train on a group, given also as shaping left it.
+
+    Rollouts without a score are handled as `scoring.on_error` says; `grpo.keep_mean` is about rewards before shaping.
+    """
+    config = run.config
+    kept = keep_mask(group.scores, config.scoring.on_error)
     if any(score.flags.get(BAD_GOLD) for score in group.scores):
         reason = next((score.error for score in group.scores if score.error), "cannot be scored")
         run.feed.reject(group.sample, GoldError(f"its gold answer: {reason}"))
-    masked = [is_masked(run.config, rollout) for rollout in group.rollouts]
-    if not any(keep and not mask for keep, mask in zip(kept, masked, strict=True)):
+    masked = [is_masked(config, rollout) for rollout in group.rollouts]
+    left = [score.total is not None for score in shaped.scores]
+    if not any(keep and stays and not mask for keep, stays, mask in zip(kept, left, masked, strict=True)):
         return False
-    grpo, rewards_1G = run.config.grpo, rewards_of((group,))
-    within = grpo.keep_mean is None or bool(mean_within(rewards_1G, *grpo.keep_mean))
-    return within and (not grpo.drop_constant_groups or bool(has_signal(rewards_1G)))
+    within = config.grpo.keep_mean is None or bool(mean_within(rewards_of(config, (group,)), *config.grpo.keep_mean))
+    signals = (bool(has_signal(rewards_of(config, (shaped,), span))) for span in spans_of(config))
+    return within and (not config.grpo.drop_constant_groups or any(signals))

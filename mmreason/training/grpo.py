@@ -7,24 +7,22 @@ What is not here: no critic, no base trainer, no branch per variant or modality.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from mmreason.algorithms.advantages import ADVANTAGES, Outcomes
 from mmreason.algorithms.clips import WHOLE_GROUPS
-from mmreason.config import RunConfig
-from mmreason.config.reward_names import labels
+from mmreason.config.columns import spans_of
 from mmreason.errors import ConfigError
 from mmreason.training.collect import Collected, collect, is_masked
+from mmreason.training.credit import advantages_of, credit
 from mmreason.training.objective import kl_coefficient, kl_sums, objective_of, row_loss
 from mmreason.training.run import Run
 from mmreason.training.terms import terms_of, with_demos
 from mmreason.training.update import rows_of, update, weigh
-from mmreason.types import Batch, Rollout, RolloutGroup, Score, Segment, Tree
+from mmreason.types import Batch, RolloutGroup, Tree
 
 CARRIED = ("kl", "kl_coef", "temperature", "entropy/sampled")
 """Metrics of a step that the next one looks at."""
@@ -44,6 +42,7 @@ def train_grpo(run: Run) -> None:
         trees = credit(
             groups,
             advantages_of(run, groups, penalties_NG),
+            spans_of(config),
             trained=lambda rollout: not is_masked(config, rollout),
         )
         with run.timed("pack"):
@@ -67,62 +66,6 @@ def train_grpo(run: Run) -> None:
         run.finish_step(step, metrics, tokens=tokens)
 
 
-def advantages_of(run: Run, groups: Sequence[RolloutGroup], penalties_NG: Tensor) -> Tensor:
-    """float64 [N, G + D] for this process's groups, from those of all processes: some rows look at them together.
-
-    D: most scored demonstrations of a group; they stand behind the rollouts and count in the group's statistics.
-    """
-    config = run.config
-    mine = outcomes_of(config, groups)
-    penalties_NG = pad(penalties_NG, (0, mine.total_NG.shape[1] - penalties_NG.shape[1]))
-    parts = run.engine.gather((mine.total_NG - penalties_NG, mine.parts_NGK, mine.tokens_NG, mine.greedy_N))
-    width = max(total_NG.shape[1] for total_NG, *_ in parts)
-    outcomes = Outcomes(
-        total_NG=torch.cat([_widened(total_NG, width, math.nan) for total_NG, _, _, _ in parts]),
-        parts_NGK=torch.cat([_widened(parts_NGK, width, math.nan) for _, parts_NGK, _, _ in parts]),
-        weights_K=mine.weights_K,
-        tokens_NG=torch.cat([_widened(tokens_NG, width, 0.0) for _, _, tokens_NG, _ in parts]),
-        greedy_N=torch.cat([greedy_N for *_, greedy_N in parts]),
-    )
-    advantages_NG = ADVANTAGES[config.grpo.advantage](outcomes, config.grpo.option("epsilon"))
-    first = sum(len(total_NG) for total_NG, *_ in parts[: run.engine.rank])
-    return advantages_NG[first : first + len(groups)]
-
-
-def _widened(values: Tensor, width: int, filling: float) -> Tensor:
-    """The same with more columns (dimension 1)."""
-    lacking = width - values.shape[1]
-    return torch.cat([values, values.new_full((len(values), lacking, *values.shape[2:]), filling)], dim=1)
-
-
-def outcomes_of(config: RunConfig, groups: Sequence[RolloutGroup]) -> Outcomes:
-    """Totals, rewards one by one and lengths, with empty tensors of the right shapes for no groups.
-
-    Scored demonstrations stand behind the rollouts; NaN where a group has fewer of them.
-    """
-    names = labels([reward.name for reward in config.rewards])
-    weights = [reward.weight for reward in config.rewards]
-    width = config.rollout.n + max((len(group.demo_scores) for group in groups), default=0)
-    nothing = Score(total=None)
-    scores = [[*group.scores, *group.demo_scores] for group in groups]
-    lengths = [[rollout.tokens for rollout in (*group.rollouts, *group.demos)][:width] for group in groups]
-    scores = [row + [nothing] * (width - len(row)) for row in scores]
-    lengths = [row + [0] * (width - len(row)) for row in lengths]
-    parts = [[[score.parts.get(name, math.nan) for name in names] for score in row] for row in scores]
-    totals = [[_total(score) for score in row] for row in scores]
-    return Outcomes(
-        total_NG=torch.tensor(totals, dtype=torch.float64).reshape(len(groups), width),
-        parts_NGK=torch.tensor(parts, dtype=torch.float64).reshape(len(groups), width, len(names)),
-        weights_K=torch.tensor(weights, dtype=torch.float64),
-        tokens_NG=torch.tensor(lengths, dtype=torch.float64).reshape(len(groups), width),
-        greedy_N=torch.tensor([_total(group.greedy) for group in groups], dtype=torch.float64),
-    )
-
-
-def _total(score: Score | None) -> float:
-    return math.nan if score is None or score.total is None else score.total
-
-
 def penalties(run: Run, groups: Sequence[RolloutGroup], coefficient: float) -> tuple[Tensor, dict[str, float]]:
     """float64 [N, G]: what `grpo.kl_in: reward` takes off each answer's reward, else zeros; and the metric `kl`.
 
@@ -132,49 +75,11 @@ def penalties(run: Run, groups: Sequence[RolloutGroup], coefficient: float) -> t
     blank_NG = torch.zeros(len(groups), config.rollout.n, dtype=torch.float64)
     if not config.grpo.kl_coef or config.grpo.kl_in != "reward":
         return blank_NG, {}
-    rows = rows_of(run, credit(groups, blank_NG, trained=lambda rollout: True))
+    rows = rows_of(run, credit(groups, blank_NG[:, :, None], trained=lambda rollout: True))
     scored = [with_logprobs(run, row, reference=True) for row in rows]
     sums = kl_sums(scored, blank_NG.numel(), config.grpo.kl_estimator)
     totals = run.engine.sum({"kl": float(sums.sum()), "tokens": float(sum(row.loss_mask.sum() for row in rows))})
     return coefficient * sums.reshape(blank_NG.shape), {"kl": totals["kl"] / max(totals["tokens"], 1.0)}
-
-
-def credit(groups: Sequence[RolloutGroup], advantages_NG: Tensor, *, trained: Callable[[Rollout], bool]) -> list[Tree]:
-    """Advantages onto tokens; one tree per group, of its answers that have a score and are to be `trained` on.
-
-    Demonstrations hang beside them, with advantages from behind those of the rollouts (0 where there are none).
-    """
-    trees, demos = [], sum(len(group.rollouts) for group in groups)
-    for place, (group, advantages_G) in enumerate(zip(groups, advantages_NG, strict=True)):
-        answers: list[Segment] = []
-        for index, (rollout, score) in enumerate(zip(group.rollouts, group.scores, strict=True)):
-            if score.total is not None and trained(rollout):
-                number, first = 1 + place * len(group.rollouts) + index, 1 + len(answers)
-                answers += branch(rollout.segments, float(advantages_G[index]), number, first=first, reward=score.total)
-        for index, demo in enumerate(group.demos if answers else (), len(group.rollouts)):
-            demos, first = demos + 1, 1 + len(answers)
-            advantage = float(advantages_G[index]) if index < len(advantages_G) else 0.0
-            answers += branch(demo.segments, advantage, demos, first=first, demo=1.0)
-        if answers:
-            trees.append(Tree(id=group.sample.id, segments=(group.prompt, *answers)))
-    return trees
-
-
-def branch(path: Sequence[Segment], advantage: float, number: int, *, first: int, **more: float) -> list[Segment]:
-    """One rollout's path hung below the prompt (segment 0).
-
-    Its trained tokens carry the rollout's advantage, and all of its tokens its number (from 1; demonstrations behind
-    rollouts) on this process, and `more`: `reward`, of rollouts; `demo`, 1 for demonstrations.
-    """
-    hung = []
-    for depth, segment in enumerate(path):
-        parent = 0 if depth == 0 else first + depth - 1
-        columns = {"advantage": segment.loss_mask.float() * advantage}
-        columns |= {
-            name: torch.full(segment.ids.shape, float(value)) for name, value in {"answer": number, **more}.items()
-        }
-        hung.append(replace(segment, parent=parent).with_columns(**columns))
-    return hung
 
 
 def prepare(run: Run, trees: Sequence[Tree]) -> Iterator[list[Batch]]:

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mmreason.algorithms.kl import KL_SCHEDULES, KLState
+from mmreason.algorithms.spans import with_spans
 from mmreason.algorithms.terms import LOSSES, TermRow
 from mmreason.config import RunConfig, TermConfig
+from mmreason.config.columns import tags_of
 from mmreason.config.grpo_terms import TERMS
 from mmreason.config.reward_names import labels
 from mmreason.errors import DataError
@@ -79,7 +81,8 @@ def _scored(run: Run, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
 
 
 def _demonstration(run: Run, text: str) -> Rollout:
-    return Rollout(text=text, segments=(run.encoder.demo(text),))
+    rollout = Rollout(text=text, segments=(run.encoder.demo(text),))
+    return with_spans(rollout, tags_of(run.config), run.encoder.text)
 
 
 def require_demos(config: RunConfig, samples: Sequence[Sample]) -> None:

@@ -15,7 +15,9 @@ from mmreason.errors import ConfigError
 from mmreason.rollout.base import SamplingParams
 from mmreason.training import open_run, run
 from mmreason.training.collect import sample_groups
-from mmreason.training.grpo import advantages_of, credit, outcomes_of, penalties, with_logprobs
+from mmreason.training.credit import advantages_of, credit
+from mmreason.training.grpo import penalties, with_logprobs
+from mmreason.training.outcomes import outcomes_of
 from mmreason.training.update import rows_of
 from tests.integration.runs import config, metrics, weights
 
@@ -69,7 +71,7 @@ def test_kl_in_the_reward_is_the_sum_over_each_answer(tiny_omni: Path, demo_data
                 parameter.add_(0.02 * torch.randn_like(parameter))
         groups = sample_groups(opened, 1, 0, 2)
         found_NG, logged = penalties(opened, groups, 0.5)
-        trees = credit(groups, torch.ones(2, 4), trained=lambda rollout: True)
+        trees = credit(groups, torch.ones(2, 4, 1), trained=lambda rollout: True)
         rows = [with_logprobs(opened, row, reference=True) for row in rows_of(opened, trees)]
         sums = dict.fromkeys(range(1, 9), 0.0)
         for row in rows:
@@ -93,7 +95,7 @@ def test_answers_are_numbered_through_and_left_out_ones_keep_their_number(
     with contextlib.closing(open_run(build_config(values, "test"))) as opened:
         groups = sample_groups(opened, 1, 0, 2)
     left_out = groups[0].rollouts[1]
-    trees = credit(groups, torch.arange(8.0).reshape(2, 4), trained=lambda rollout: rollout is not left_out)
+    trees = credit(groups, torch.arange(8.0).reshape(2, 4, 1), trained=lambda rollout: rollout is not left_out)
     leaves = [segment for tree in trees for segment in tree.segments if "answer" in segment.columns]
     assert [set(leaf.columns["answer"].tolist()) for leaf in leaves] == [{n} for n in (1, 3, 4, 5, 6, 7, 8)]
     assert [float(leaf.columns["advantage"].max()) for leaf in leaves] == [0, 2, 3, 4, 5, 6, 7]

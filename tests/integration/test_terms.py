@@ -15,7 +15,8 @@ from mmreason.demo.media import DemoFiles
 from mmreason.errors import DataError
 from mmreason.training import open_run, run
 from mmreason.training.collect import sample_groups
-from mmreason.training.grpo import advantages_of, credit, prepare, with_logprobs
+from mmreason.training.credit import advantages_of, credit
+from mmreason.training.grpo import prepare, with_logprobs
 from mmreason.training.objective import objective_of, row_loss
 from mmreason.training.run import Run
 from mmreason.training.sft import demonstration_tree
@@ -84,14 +85,14 @@ def test_the_prompt_stands_once_and_demonstrations_are_scored_with_the_group(val
             assert [score.total for score in group.demo_scores] == [1.0 if len(group.demos[0].text) % 2 else -1.0]
         advantages_NG = advantages_of(opened, groups, torch.zeros(2, 4))
         trees = credit(groups, advantages_NG, trained=lambda rollout: True)
-    assert advantages_NG.shape == (2, 5)
+    assert advantages_NG.shape == (2, 5, 1)
     assert advantages_NG.sum(1).abs().max() < 1e-6, "one mean over rollouts and demonstration"
     for tree, advantages_G, number in zip(trees, advantages_NG, (9, 10), strict=True):
         assert [segment.kind for segment in tree.segments] == ["prompt"] + ["policy"] * 5
         demo = tree.segments[-1]
         assert demo.parent == 0
         assert set(demo.columns["answer"].tolist()) == {number}
-        torch.testing.assert_close(demo.columns["advantage"], torch.full((len(demo.ids),), float(advantages_G[4])))
+        torch.testing.assert_close(demo.columns["advantage"], torch.full((len(demo.ids),), float(advantages_G[4, 0])))
 
 
 def test_srft_is_the_sum_of_its_terms_and_nothing_else(values: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from mmreason.algorithms.kl import KL_ESTIMATORS, KL_SCHEDULES
 from mmreason.algorithms.off_policy import CORRECTIONS
 from mmreason.algorithms.ratios import RATIOS
 from mmreason.config import GrpoConfig, RunConfig, build_config, inspect_config, leaf_keys, load_config
+from mmreason.config.columns import columns_of, spans_of, tags_of
 from mmreason.config.grpo_options import OPTIONS
 from mmreason.errors import ConfigError
 
@@ -220,11 +221,56 @@ train: {learning_rates: {vision: 1e-5}, row_tokens: 512}
         ("advantage: remax", "grpo.drop_constant_groups: true, but grpo.advantage remax learns from such groups too"),
         ("keep_mean: [0.9, 0.1]", "grpo.keep_mean: [0.9, 0.1], expected the lower bound first"),
         ("advantage: gdpo}\nscoring: {combine: product", "scoring.combine: product, but grpo.advantage gdpo sums"),
+        ("}\nshaping: [{name: temporal_bonus}", "grpo.contrast_view: null, but shaping temporal_bonus compares with"),
+        (
+            "}\nshaping: [{name: resample_correct, options: {keep: 8}}",
+            "shaping.0.options.keep: 8, expected min_right + ",
+        ),
+        (
+            "}\nshaping: [{name: resample_correct, options: {keep: 3}}",
+            "shaping.0.options.keep: 3, expected min_right + ",
+        ),
+        (
+            "advantage: contrast}\nshaping: [{name: length_bonus, options: {span: think}}",
+            "grpo.advantage: contrast, but",
+        ),
     ],
 )
 def test_algorithms_that_cannot_be(tmp_path: Path, grpo: str, line: str) -> None:
-    (found,) = mistakes(tmp_path, GRPO + f"grpo: {{{grpo}}}\n")
+    text = f"grpo: {{{grpo}}}\n" if "shaping" not in grpo else f"grpo: {{{grpo}]\n"
+    (found,) = mistakes(tmp_path, GRPO + text)
     assert found.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("grpo", "line"),
+    [
+        ("grpo: {advantage: contrast}", "grpo.advantage: contrast"),
+        ("grpo: {ratio: sequence}", "grpo.ratio: sequence"),
+        ("grpo: {clip: geometric}", "grpo.clip: geometric"),
+        ("grpo: {kl_in: reward, kl_coef: 0.1, kl_estimator: k1}", "grpo.kl_in: reward"),
+        ("scoring: {combine: first}", "scoring.combine: first"),
+    ],
+)
+def test_what_has_no_meaning_with_spans_is_refused(tmp_path: Path, grpo: str, line: str) -> None:
+    rewards = "rewards: [{name: accuracy, span: rest}, {name: format, span: observation}]"
+    (found,) = mistakes(tmp_path, f"run_dir: r\nmodel: {{path: m}}\n{rewards}\n{grpo}\n")
+    assert found.startswith(f"{line}, but rewards have a span of their own (rewards[].span), and ")
+
+
+def test_columns_and_spans() -> None:
+    def made(rewards: list[Any], shaping: list[Any] | None = None) -> RunConfig:
+        return build_config({"run_dir": "r", "model": {"path": "m"}, "rewards": rewards, "shaping": shaping or []})
+
+    plain = made([{"name": "iou"}, {"name": "iou", "weight": 2.0}], [{"name": "iou"}])
+    assert [(column.label, column.weight) for column in columns_of(plain)] == [("iou", 1), ("iou#2", 2), ("iou#3", 1)]
+    assert (spans_of(plain), tags_of(plain)) == (("all",), ())
+    both = made([{"name": "iou", "span": "rest"}, {"name": "format", "span": "look"}])
+    assert (spans_of(both), tags_of(both)) == (("look", "rest"), ("look",))
+    assert spans_of(made([{"name": "iou", "span": "look"}])) == ("look",), "nothing rewards the rest"
+    assert spans_of(made([{"name": "iou", "span": "look"}, {"name": "format"}])) == ("look", "rest")
+    bonus = [{"name": "length_bonus", "options": {"span": "look", "accuracy": "iou"}}]
+    assert spans_of(made([{"name": "iou"}], bonus)) == ("look", "rest")
 
 
 def test_gates_that_are_no_rewards(tmp_path: Path) -> None:

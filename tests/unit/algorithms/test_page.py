@@ -12,6 +12,8 @@ import yaml
 from mmreason.config import GrpoConfig, TrainConfig, build_config, load_config
 from mmreason.config.grpo_options import OPTIONS
 from mmreason.config.grpo_terms import TERMS
+from mmreason.rewards import check_rewards
+from mmreason.training.shaping import load_shaping
 
 PAGE = (Path(__file__).parents[3] / "docs" / "algorithms.md").read_text(encoding="utf-8")
 METHODS = re.findall(r"^\| ([^|]+) \| (.*`(?:grpo|train): .*) \|$", PAGE, re.MULTILINE)
@@ -41,6 +43,16 @@ def test_the_configs_of_methods_are_configs(method: str, cell: str, tmp_path: Pa
     file.write_text("\n".join(lines).replace("...", "0.01"))
     config = load_config(file)
     assert config.grpo != GrpoConfig() or config.train != TrainConfig()
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(rewards:.*?)```", PAGE, re.DOTALL))
+def test_the_pages_blocks_are_configs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(f"run_dir: r\nmodel: {{path: m}}\n{block}")
+    (tmp_path / "mine.py").write_text("def saw_enough(sample, text):\n    return 1.0\n")
+    config = load_config(tmp_path / "run.yaml")
+    check_rewards(config.rewards)
+    assert len(load_shaping(config).shapers) == 2
 
 
 def test_there_are_methods() -> None:

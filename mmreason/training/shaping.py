@@ -1,0 +1,79 @@
+"""The config's shapers, loaded and applied in order, with what they did in the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+from mmreason.algorithms.shaping import SHAPING, Change, apply
+from mmreason.config import RunConfig
+from mmreason.config.columns import columns_of
+from mmreason.errors import ConfigError, MMReasonError
+from mmreason.options import label_mistakes, option_mistakes
+from mmreason.plugins import load_symbol
+from mmreason.training.tally import Tally
+from mmreason.types import RolloutGroup
+
+
+class Shaper(NamedTuple):
+    """One shaper with its options filled in, and what its bonus is called."""
+
+    label: str
+    change: Callable[[RolloutGroup], Change]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shaping:
+    """All shapers of a config, in order."""
+
+    shapers: tuple[Shaper, ...]
+    weights: Mapping[str, float]
+    """Of the rewards, by label."""
+
+    def __call__(self, groups: Sequence[RolloutGroup], tally: Tally) -> list[RolloutGroup]:
+        """The groups after all shapers.
+
+        Metrics of each: `shaping/<label>/before` and `/after` (mean reward), `/factor`, and `/kept` (share of answers).
+        """
+        for label, change in self.shapers:
+            shaped = []
+            for group in groups:
+                made = change(group)
+                shaped.append(apply(group, made, label, self.weights.get(made.into or "", 1.0)))
+                _tally(tally, f"shaping/{label}", group, shaped[-1], made)
+            groups = shaped
+        return list(groups)
+
+
+def load_shaping(config: RunConfig) -> Shaping:
+    """Raises ConfigError, a line per mistake: an unknown shaper, a wrong option, a reward that the config lacks."""
+    columns = columns_of(config)
+    rewards, bonuses = columns[: len(config.rewards)], columns[len(config.rewards) :]
+    weights = {column.label: column.weight for column in rewards}
+    wrong: list[str] = []
+    shapers: list[Shaper] = []
+    for column, shaper in zip(bonuses, config.shaping, strict=True):
+        try:
+            function = load_symbol(shaper.name, SHAPING, "mmreason.shaping")
+        except MMReasonError as error:
+            wrong.append(f"shaping: {error}")
+            continue
+        options = shaper.options
+        mistakes = [*option_mistakes(function, options, skip=1), *label_mistakes(function, options, list(weights))]
+        wrong += [f"shaping {column.label}: {line}" for line in mistakes]
+        shapers.append(Shaper(column.label, partial(function, **options)))
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return Shaping(shapers=tuple(shapers), weights=weights)
+
+
+def _tally(tally: Tally, name: str, before: RolloutGroup, after: RolloutGroup, change: Change) -> None:
+    for when, group in (("before", before), ("after", after)):
+        for score in group.scores:
+            if score.total is not None:
+                tally.add(f"{name}/{when}", score.total)
+    tally.add(f"{name}/factor", change.factor)
+    for stays in change.keep or [True] * len(before.scores):
+        tally.add(f"{name}/kept", float(stays))
