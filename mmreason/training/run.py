@@ -11,6 +11,7 @@ import math
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -40,7 +41,7 @@ from mmreason.training.feed import Feed
 from mmreason.training.gallery import Gallery
 from mmreason.training.methods import next_temperature, replay_of
 from mmreason.training.metrics import MetricsLog, Progress, Stopwatch
-from mmreason.training.shaping import load_shaping
+from mmreason.training.shaping import Shaping, load_shaping
 from mmreason.training.trackers import Trackers
 from mmreason.training.watch import StopRequested, Watch
 from mmreason.types import Sample, Segment, View
@@ -72,7 +73,6 @@ class Run:
         self.rollouts = HFEngine(self.policy, self.encoder, config.rollout.max_rows)
         # SFT needs no reward to train, but its evaluations have to tell right from wrong.
         self.rewards = RewardPool(config.rewards or (RewardConfig(name="accuracy"),), config.scoring)
-        self.shaping = load_shaping(config)
         # What was noted after the checkpoint is forgotten, so that the steps are made again as they were.
         noted = self.run_dir / "quarantine.jsonl"
         self.quarantine = Quarantine(noted, config.data.max_bad_fraction, self.engine.rank, until_step=self.step)
@@ -117,6 +117,11 @@ class Run:
             check=self._over_budget,
             replay=replay_of(self.config, self.engine.rank),
         )
+
+    @cached_property
+    def shaping(self) -> Shaping:
+        """The config's shapers."""
+        return load_shaping(self.config)
 
     # ---- the steps ---------------------------------------------------------------------------------------------------
 
