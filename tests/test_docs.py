@@ -43,7 +43,8 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 def test_yaml_of_the_data_page_is_a_data_section() -> None:
     values = {"run_dir": "r", "model": {"path": "m"}, "rewards": [{"name": "accuracy"}]}
-    sources, order, again = (build_config({**values, **yaml.safe_load(text)}) for text in blocks("docs/data.md", "yaml"))
+    pages = [yaml.safe_load(text) for text in blocks("docs/data.md", "yaml")]
+    sources, order, again = (build_config({**values, **page}) for page in pages)
     assert sources.data.train[2].streaming
     assert order.data.mix["charts"] == 1
     assert again.grpo.option("replay") == 0.25
