@@ -9,7 +9,8 @@ import pytest
 from mmreason.config import RecipeHeader, load_plan, read_header, recipe_files
 from mmreason.errors import ConfigError
 from mmreason.recipes.listing import shown, table
-from mmreason.recipes.rows import KINDS, write_rows
+from mmreason.recipes.kinds import KINDS
+from mmreason.recipes.rows import write_rows
 from mmreason.recipes.scenes import MEDIA
 from mmreason.rewards import check_rewards
 

@@ -97,6 +97,7 @@ def _small(values: dict[str, Any]) -> dict[str, Any]:
     grpo["updates_per_batch"] = min(2, grpo["updates_per_batch"])
     train |= {"steps": STEPS, "prompts_per_step": 2, "warmup_steps": min(1, train["warmup_steps"]), "eval_every": 0}
     train |= {"precision": "fp32", "deepspeed": None, "trackers": [], "save_every": STEPS, "row_tokens": 4096}
+    grpo["contrast_n"] = min(2, grpo["contrast_n"])
     values["scoring"]["workers"] = 1
     return values
 
@@ -106,9 +107,11 @@ def _data(
 ) -> dict[str, Any]:
     """A stage's data: made-up rows in the place of its files; what an earlier stage writes stays its own."""
     values["media_root"] = None
+    if not values["difficulty"].endswith(".jsonl") or not _made_by(values["difficulty"], folders):
+        values["difficulty"] = "pass_rate"  # made-up rows have it
     for which in ("train", "eval"):
         for index, source in enumerate(values[which]):
-            made = next((real for real in folders if source["path"].startswith(f"{real}/")), None)
+            made = _made_by(source["path"], folders)
             if made is not None:
                 source["path"] = folders[made] + source["path"].removeprefix(made)
                 continue
@@ -119,6 +122,11 @@ def _data(
             write_rows(file, specs, header.demo, count=max(ROWS, len(specs)), seed=index + 10 * (which == "eval"))
             source |= {"path": str(file), "format": "auto", "adapter": "auto", "streaming": False, "limit": None}
     return values
+
+
+def _made_by(path: str, folders: Mapping[str, str]) -> str | None:
+    """The folder of the stage that writes a file, if one does."""
+    return next((real for real in folders if path.startswith(f"{real}/")), None)
 
 
 def _first_model(plan: Plan, stage: Stage) -> str:
