@@ -33,7 +33,7 @@ from mmreason.rewards.symbolic import parse_math, same_math
 from mmreason.rewards.texts import plain, rouge_mean, word_accuracy, words
 from mmreason.types import Rollout, Sample, Score
 
-Variant = Literal["sane", "video_r1", "r1_v", "visual_rft", "cosmos", "visual_thinker"]
+Variant = Literal["sane", "video_r1", "r1_v", "visual_rft", "cosmos", "visual_thinker", "openmm", "boxed"]
 
 PLACES_AND_TIMES = ("grounding", "detection", "pointing", "tracking", "temporal")
 OTHERS = (*PLACES_AND_TIMES, *KINDS)

@@ -11,6 +11,8 @@ these trainers give 0 or 1 for a gold that cannot be read, ours is an error befo
                 underscores removed - so "A or B or C" and an empty answer are right
     cosmos      the same text but for case
     visual_thinker  VisualThinker-R1-Zero: as r1_v; else the last letter from A to H that stands alone ("A or B" is B)
+    boxed       RL-with-Cold-Start, EasyR1: what is in the last \\boxed{}, tags unread
+    openmm      OpenMMReasoner (openmm.py): a letter found in many ways, a text inside the other, or math-verify
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from mmreason.rewards.symbolic import parse_marked, same_math
+from mmreason.rewards import openmm
+from mmreason.rewards.symbolic import parse_marked, parse_math, same_math
 from mmreason.rewards.texts import rouge_mean, word_accuracy
 
 _LONE_LETTER = re.compile(r"(?:^|[\s\[(])([A-H])(?:[\s\])]|$)")
@@ -94,6 +97,14 @@ def visual_thinker(completion: str, gold: Any, task: str) -> float:
     return float(bool(r1_v(completion, gold, task)) or letters[-1:] == [str(gold).strip()])
 
 
+def boxed(completion: str, gold: Any, task: str) -> float:
+    """RL-with-Cold-Start, EasyR1's math: the last \\boxed{...}, as the same text or by math-verify (there: mathruler)."""
+    answer, wanted = openmm.boxed(completion).strip(), str(gold).strip()
+    if not answer:
+        return 0.0
+    return float(answer == wanted or same_math(parse_math(answer), parse_math(wanted)))
+
+
 def _content(completion: str) -> str:
     answer = _first_answer(completion)
     return completion.strip() if answer is None else answer
@@ -110,4 +121,6 @@ GRADERS: dict[str, Callable[[str, Any, str], float]] = {
     "visual_rft": visual_rft,
     "cosmos": cosmos,
     "visual_thinker": visual_thinker,
+    "openmm": openmm.grade,
+    "boxed": boxed,
 }
