@@ -74,7 +74,7 @@ def shrunk(plan: Plan, run_dir: Path, workshop: Workshop) -> Plan:
     for stage in plan.stages:
         values = _small(stage.config.model_dump(mode="json"))
         values["run_dir"] = folders[stage.config.run_dir]
-        family = family_named(_first_model(plan, stage))
+        family = header.family or family_named(_first_model(plan, stage))
         after = next((folders[s.config.run_dir] for s in plan.stages if s.name == stage.after), None)
         values["model"]["path"] = f"{after}/model" if after else str(workshop.model(family))
         values["data"] = _data(values["data"], header, run_dir / "data" / (stage.name or "run"), folders)
