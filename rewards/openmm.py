@@ -1,4 +1,4 @@
-"""How OpenMMReasoner grades, kept as it is: EvolvingLMMs-Lab/OpenMMReasoner @67441eb8, custom_rewards/lmms_lab_recipe.py.
+"""How OpenMMReasoner grades, kept as it is: EvolvingLMMs-Lab/OpenMMReasoner @67441eb8, lmms_lab_recipe.py.
 
 Total there: 0.9 x accuracy + 0.1 x format; its judge, off by default, is left out. Described in research notes
 "algorithms" 6.6; the code is our own.
@@ -64,7 +64,7 @@ def _plain(text: str) -> str:
 
 
 def read_answer(text: str) -> str:
-    """The first answer block, else the last \\boxed, else the number that ends a line, the last such line; or nothing."""
+    """The first answer block, else the last \\boxed, else the number that ends a line, the last such one."""
     _, opening, rest = text.partition("<answer>")
     content, closing, _ = rest.partition("</answer>")
     if opening and closing:

@@ -98,7 +98,7 @@ def visual_thinker(completion: str, gold: Any, task: str) -> float:
 
 
 def boxed(completion: str, gold: Any, task: str) -> float:
-    """RL-with-Cold-Start, EasyR1's math: the last \\boxed{...}, as the same text or by math-verify (there: mathruler)."""
+    """RL-with-Cold-Start, EasyR1's math: the last \\boxed{...}, the same text or by math-verify (there: mathruler)."""
     answer, wanted = openmm.boxed(completion).strip(), str(gold).strip()
     if not answer:
         return 0.0

@@ -1,6 +1,6 @@
 """Kinds of questions that can be asked about a made-up scene: the second word of a row of `recipe.rows`.
 
-A kind is a row of `KINDS`: the question, the golds under the names that rewards read, and the answer as a model says it.
+A kind is a row of `KINDS`: the question, the golds under the names that rewards read, and the answer as it is said.
 """
 
 from __future__ import annotations
@@ -141,9 +141,8 @@ def _ranked_list(scene: Scene) -> Asked:
 def _hierarchy(scene: Scene) -> Asked:
     options = ("skin", "lesion", scene.word, *(word for word in scene.words if word != scene.word))
     gold = {"path": ["skin", "lesion", scene.word], "class": "benign"}
-    return Asked(
-        text="What is it?", task="hierarchy", options=options, golds={"hierarchy": gold}, said=f"C: {scene.word}, benign"
-    )
+    said = f"C: {scene.word}, benign"
+    return Asked(text="What is it?", task="hierarchy", options=options, golds={"hierarchy": gold}, said=said)
 
 
 def _multi_label(scene: Scene) -> Asked:

@@ -40,7 +40,7 @@ def test_worked_totals(accuracy: float, shape: float, total: float) -> None:
 @given(st.text(alphabet="AB(){}.\\boxed<answer>/ \n19=", max_size=80))
 def test_any_text_is_graded(text: str) -> None:
     assert grade(text, "B", "mcq") in (0, 1)
-    assert choice(text) in tuple("ABCDEFGH") + ("",)
+    assert choice(text) in (*"ABCDEFGH", "")
     assert read_answer(text) in text
     assert boxed(text) in text
 
