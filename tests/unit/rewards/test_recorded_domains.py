@@ -139,3 +139,28 @@ def test_public_code_paired_the_calls_so_in_one_of_its_runs(credit: str) -> None
         got = ours("calls", "calls", case["input"], credit=credit)
         assert any(got == pytest.approx(value) for value in case["output"][credit]), case
     assert max(len(case["output"]["partial"]) for case in records) > 1
+
+
+RULES = {"sudoku": ["rows", "columns", "boxes"], "binairo": ["balanced", "no_triples"], "stars": ["stars"]}
+
+
+def test_puzzles_are_solved_where_public_code_says_so() -> None:
+    records = cases("vgrp_puzzles")
+    for case in records:
+        given = case["input"]
+        clues = [["0"] * len(row) for row in given["grid"]]
+        gold = {"rules": RULES[given["rules"]], "clues": clues, "regions": given.get("regions")}
+        text = f"<answer>{json.dumps(given['grid'])}</answer>"
+        assert ours("grid", "grid", {"text": text, "gold": gold}) == float(case["output"]), given
+    solved = {(case["input"]["rules"], case["output"]) for case in records}
+    assert len(solved) == 6
+
+
+def test_expressions_reach_the_target_where_public_code_says_so() -> None:
+    """Which computes in floats, and so misses the one solution of 8 8 3 3."""
+    exact = {"8/(3-8/3)", "(8/(3-(8/3)))"}
+    for case in cases("sft_vs_rl_points"):
+        given = case["input"]
+        gold = {"cards": given["cards"], "target": given["target"]}
+        value = ours("expression", "expression", {"text": f"<answer>{given['answer']}</answer>", "gold": gold})
+        assert value == (given["answer"] in exact or case["output"] == 5), given
