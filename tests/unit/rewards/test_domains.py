@@ -500,7 +500,7 @@ def test_any_text_has_a_score_within_the_stated_range(name: str) -> None:
     reward = bind(name, {"frame": "unit"} if name == "refer_steps" else {})
     question = sample(golds={KINDS.get(name, name): gold, "point": [1, 1]})
 
-    @settings(max_examples=30)
+    @settings(max_examples=20)
     @given(st.one_of(PIECES, st.text(), PIECES.map(said)))
     def check(text: str) -> None:
         (score,) = reward(question, [sampled(text, 10)])
@@ -534,7 +534,7 @@ def test_long_answers_cost_no_time(name: str) -> None:
         '{"a":',
         "<answer>",
     )
-    texts = [shape % (piece * (100_000 // len(piece))) for piece in hard for shape in ("%s", said("%s"))]
+    texts = [shape % (piece * (30_000 // len(piece))) for piece in hard for shape in ("%s", said("%s"))]
     started = time.monotonic()
     reward(question, [sampled(text, 10) for text in texts])
     assert time.monotonic() - started < 10
