@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmreason.algorithms.kl import KL_ESTIMATORS
 from mmreason.algorithms.ratios import answer_sum
 from mmreason.types import LossOutput
 
@@ -37,6 +38,8 @@ class TermRow:
     """int64: number of the answer or demonstration that a token belongs to."""
     columns: Mapping[str, Tensor]
     """What was noted before the update, by name."""
+    divergence: Tensor | None = None
+    """KL(policy || teacher) over the vocabulary, with gradient, where a term asked for it."""
 
     def column(self, name: str) -> Tensor:
         """A column; zeros where no token of the row has it."""
@@ -86,10 +89,54 @@ def likelihood(row: TermRow, options: Options) -> LossOutput:
     return LossOutput(loss=(signed * row.logprob * row.weight).sum(), metrics=metrics)
 
 
+def distill(row: TermRow, options: Options) -> LossOutput:
+    """KL(policy || teacher) of every token of the rollouts that the teacher corrects (column "taught").
+
+    VOLD (2510.23497): on the policy's own rollouts, and there on those with reward 0. `estimator: exact` sums over the
+    vocabulary: (.7, .3) against (.5, .5) -> .082283; the others are those of `algorithms.kl`. The mean is over all
+    rollouts, taught or not: OUR choice.
+    """
+    taught = row.column("taught") * row.weight
+    if options["estimator"] == "exact":
+        kl = row.divergence if row.divergence is not None else torch.zeros_like(row.weight)
+    else:
+        kl = KL_ESTIMATORS[options["estimator"]](row.logprob, row.column("logprob.teacher"), row.column("logprob.old"))
+    loss = (kl * taught).sum()
+    return LossOutput(loss=loss, metrics={"taught": _sum(taught)})
+
+
+def perception(row: TermRow, options: Options) -> LossOutput:
+    """-KL(policy || policy with pictures masked): the policy shall need what it sees. PAPO's implicit perception loss.
+
+    Wang et al. 2025 (PAPO, arXiv 2507.06448): k3 with x = log masked - log pi, maximised; weight .01 to .02. Masked
+    log-probs are those before the update and have no gradient, the default of the public code; the paper's equation has
+    the policy there, too. `limit`: larger values are cut and have no gradient (their `kl_prcp_clipping`). k3's gradient
+    is the forward KL's (`algorithms.kl`); `k3+` has that of the KL itself. Answers to prompts without pictures give 0.
+    """
+    seen, masked = row.column("masked") * row.weight, row.column("logprob.masked")
+    kl = KL_ESTIMATORS[options["estimator"]](row.logprob, masked, row.column("logprob.old"))
+    cut = kl.clamp(max=options["limit"]) if options["limit"] else kl
+    metrics = {"kl": _sum(kl * seen), "masked": _sum(seen), "cut": _sum((cut != kl) * seen)}
+    return LossOutput(loss=-(cut * seen).sum(), metrics=metrics)
+
+
+def entropy(row: TermRow, options: Options) -> LossOutput:
+    """The rollouts' mean entropy; a positive weight makes it small, a negative one large.
+
+    One half of PAPO's double entropy loss (weight .03 to .05); the other half, of the masked view, has no gradient
+    where masked log-probs have none. `sampled`: -log pi, as their code: on-policy its gradient has expectation 0.
+    """
+    values = -row.logprob if options["sampled"] else row.entropy
+    return LossOutput(loss=(values * row.weight).sum(), metrics={})
+
+
 LOSSES: dict[str, Callable[[TermRow, Options], LossOutput]] = {
     "imitation": imitation,
     "demo_policy": demo_policy,
     "likelihood": likelihood,
+    "distill": distill,
+    "perception": perception,
+    "entropy": entropy,
 }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmreason.config.columns import span_mistakes
 from mmreason.config.grpo_options import DISCO, OPTIONS, Option
-from mmreason.config.grpo_terms import wrong_options
+from mmreason.config.grpo_terms import ALONE, wrong_options
 from mmreason.config.reward_names import gate_mistakes
 
 if TYPE_CHECKING:
@@ -234,6 +234,10 @@ def _something_is_mixed(config: RunConfig) -> Iterator[str]:
 def _terms_are_whole(config: RunConfig) -> Iterator[str]:
     for index, term in enumerate(config.grpo.terms):
         yield from wrong_options(term.name, term.options, f"grpo.terms.{index}.options")
+    names: list[str] = [term.name for term in config.grpo.terms]
+    for name in ALONE:
+        if names.count(name) > 1:
+            yield f"grpo.terms: {name} is given twice, expected once"
 
 
 def _something_is_learnt(config: RunConfig) -> Iterator[str]:

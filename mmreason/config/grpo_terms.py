@@ -41,10 +41,36 @@ TERMS: dict[str, dict[str, TermOption]] = {
         "positive": TermOption(default=1.0, low=0.0, help="factor of right answers (SRFT: 0.1)"),
         "threshold": TermOption(default=0.0, help="answers with a reward over this are right"),
     },
+    "distill": {
+        **_SCHEDULE,
+        "teacher": TermOption(default=None, help="folder of a checkpoint with the same tokenizer"),
+        "estimator": TermOption(
+            default="exact",
+            choices=("exact", "k2", "k3", "k1+", "k3+", "k3*"),
+            help="exact: over the whole vocabulary; else from the sampled tokens",
+        ),
+        "on": TermOption(default="wrong", choices=("wrong", "all"), help="answers that the teacher corrects"),
+        "threshold": TermOption(default=0.0, help="answers with a reward over this are right"),
+    },
+    "perception": {
+        **_SCHEDULE,
+        "mask_ratio": TermOption(default=0.6, low=0.0, high=1.0, help="share of the patches that are black"),
+        "estimator": TermOption(
+            default="k3", choices=("k2", "k3", "k1+", "k3+", "k3*"), help="of the KL, as grpo.kl_estimator"
+        ),
+        "limit": TermOption(default=0.0, low=0.0, help="no token's KL counts for more; 0: no limit (PAPO's code: 0.2)"),
+    },
+    "entropy": {
+        **_SCHEDULE,
+        "sampled": TermOption(default=False, help="-log pi of the sampled tokens instead, as PAPO's code has it"),
+    },
 }
 
 WITH_DEMOS = ("imitation", "demo_policy")
 """These need demonstrations of the prompts; `demos` of the rows."""
+
+ALONE = ("distill", "perception")
+"""These may be given once: there is one column each for what they need."""
 
 
 def option_of(term: str, options: Mapping[str, Any], name: str) -> Any:

@@ -208,9 +208,10 @@ class EvalConfig(Section):
 
 
 class TermConfig(Section):
-    name: Literal["imitation", "demo_policy", "likelihood"]
+    name: Literal["imitation", "demo_policy", "likelihood", "distill", "perception", "entropy"]
     """imitation: SFT loss on the demonstrations of the prompts; demo_policy: policy gradient on them, in one group
-    with the rollouts; likelihood: log pi of right rollouts up, of wrong ones down (SRFT)."""
+    with the rollouts; likelihood: log pi of right rollouts up, of wrong ones down (SRFT); distill: KL to a teacher
+    without media (VOLD); perception: minus the KL to the policy with pictures masked (PAPO); entropy."""
     weight: float = 1.0
     """Factor in the loss."""
     options: dict[str, Any] = Field(default_factory=dict)

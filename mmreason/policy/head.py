@@ -8,7 +8,11 @@ module, and models that always run their head (Qwen2.5-Omni's thinker) need no s
 
     log-prob = log_softmax(logits / temperature, banned ids and those outside the support at -inf)[target]
 
-Shapes: T tokens of the row, N scored tokens, C tokens of a chunk, D hidden size, V vocabulary, K banned ids.
+Against a teacher it also gives KL(model || teacher) of each token's whole distribution, from the teacher's hidden
+states and head: its logits, too, exist for one chunk at a time.
+
+Shapes: T tokens of the row, N scored tokens, C tokens of a chunk, D hidden size, E that of a teacher, V vocabulary, K
+banned ids.
 """
 
 from __future__ import annotations
@@ -26,6 +30,18 @@ from mmreason.types import Support
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Against:
+    """A teacher's view of the planned tokens. Example: `Against(hidden=[2, E], head=[V, E], taught=[True, False])`"""
+
+    hidden: Tensor
+    """[N, E]: what the teacher's head gets for each planned token."""
+    head: Tensor
+    """[V, E]: the teacher's head. Where the vocabularies differ in size, ids that both have are compared."""
+    taught: Tensor
+    """bool [N]: the tokens to compare; the others get 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringPlan:
     """Which tokens to score. Example: `ScoringPlan(source=tensor([8, 9]), targets=tensor([5, 7]))`"""
 
@@ -40,6 +56,10 @@ class ScoringPlan:
     """Logits of this many tokens exist at a time."""
     support: Support | None = None
     """Of the N tokens, on the CPU: ids outside it cannot be sampled either."""
+    against: Against | None = None
+    """With a teacher there is a third number per token: KL(model || teacher)."""
+    hidden: bool = False
+    """Give the hidden states of the planned tokens instead of scores."""
 
 
 class ScoringHead(nn.Linear):
@@ -61,7 +81,8 @@ class ScoringHead(nn.Linear):
 
     @contextmanager
     def scoring(self, plan: ScoringPlan) -> Iterator[None]:
-        """Inside, forward([1, T, D]) returns float32 [1, N, 2]: log-prob and entropy of each planned token.
+        """Inside, forward([1, T, D]) returns float32 [1, N, 2]: log-prob and entropy of each planned token ([1, N, 3]
+        against a teacher; [1, N, D] where the plan asks for hidden states).
 
         A batch [B, T, D] counts as one row of B x T tokens.
         """
@@ -77,23 +98,30 @@ class ScoringHead(nn.Linear):
             with torch.autocast(input.device.type, enabled=False):
                 return nn.functional.linear(input.float(), self.weight.float())
         hidden_ND = input.flatten(0, 1).index_select(0, self.plan.source)
+        if self.plan.hidden:
+            return hidden_ND[None]
         scores: Tensor = _Score.apply(hidden_ND, self.weight, self.plan)  # type: ignore[no-untyped-call]
         return scores[None]
 
 
 class _Score(torch.autograd.Function):
-    """(hidden [N, D], weight [V, D]) -> [N, 2] log-prob and entropy, in float32 whatever the inputs' type."""
+    """(hidden [N, D], weight [V, D]) -> [N, 2] log-prob and entropy, in float32 whatever the inputs' type; [N, 3]
+    against a teacher."""
 
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, plan: ScoringPlan) -> Tensor:
         ctx.save_for_backward(hidden_ND, weight_VD)
         ctx.plan = plan
-        scores = torch.empty(hidden_ND.shape[0], 2, dtype=torch.float32, device=hidden_ND.device)
+        width = 2 if plan.against is None else 3
+        scores = torch.zeros(hidden_ND.shape[0], width, dtype=torch.float32, device=hidden_ND.device)
         weight = weight_VD.float()
         for chunk in _chunks(plan):
             logp_CV = _log_probs(hidden_ND, weight, plan, chunk)
             scores[chunk, 0] = logp_CV.gather(1, plan.targets[chunk, None])[:, 0]
             scores[chunk, 1] = -(logp_CV.exp() * _finite(logp_CV)).sum(1)
+            if plan.against is not None:
+                taught = plan.against.taught[chunk]
+                scores[chunk, 2] = scores[chunk, 2].masked_scatter(taught, _divergence(logp_CV[taught], chunk, plan)[0])
         return scores
 
     @staticmethod
@@ -105,7 +133,12 @@ class _Score(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
         for chunk in _chunks(plan):
-            grad_CV = _logit_grad(_log_probs(hidden_ND, weight, plan, chunk), grads[0][chunk], plan.targets[chunk])
+            logp_CV = _log_probs(hidden_ND, weight, plan, chunk)
+            grad_CV = _logit_grad(logp_CV, grads[0][chunk, :2], plan.targets[chunk])
+            if plan.against is not None:
+                taught = plan.against.taught[chunk]
+                slope_CV = _divergence(logp_CV[taught], chunk, plan)[1]
+                grad_CV[taught, : slope_CV.shape[1]] += grads[0][chunk][taught, 2:] * slope_CV
             grad_CV /= plan.temperature
             if grad_hidden is not None:
                 grad_hidden[chunk] = (grad_CV @ weight).to(hidden_ND.dtype)
@@ -146,3 +179,23 @@ def _logit_grad(logp_CV: Tensor, grad_C2: Tensor, targets_C: Tensor) -> Tensor:
         entropy_C1 = -p_logp_CV.sum(1, keepdim=True)
         grad_CV -= grad_C2[:, 1:] * (p_logp_CV + p_CV * entropy_C1)
     return grad_CV
+
+
+def _divergence(logp_CV: Tensor, chunk: slice, plan: ScoringPlan) -> tuple[Tensor, Tensor]:
+    """KL(model || teacher) of the taught tokens of a chunk [C], and its slope by their logits / temperature [C, V].
+
+    sum_v p (log p - log q); by logit v: p_v (log p_v - log q_v - KL), both renormalised over the ids that both have.
+    """
+    against = plan.against
+    assert against is not None
+    size = min(logp_CV.shape[1], against.head.shape[0])
+    logp_CV = torch.log_softmax(logp_CV[:, :size], dim=-1)
+    hidden_CE = against.hidden[chunk][against.taught[chunk]]
+    with torch.autocast(hidden_CE.device.type, enabled=False):
+        logits_CV = hidden_CE.float() @ against.head[:size].float().T / plan.temperature
+    # What the policy cannot sample, the teacher shall not have to explain.
+    logq_CV = torch.log_softmax(logits_CV.masked_fill(logp_CV == float("-inf"), float("-inf")), dim=-1)
+    gap_CV = _finite(logp_CV) - _finite(logq_CV)
+    p_CV = logp_CV.exp()
+    kl_C = (p_CV * gap_CV).sum(1)
+    return kl_C, p_CV * (gap_CV - kl_C[:, None])

@@ -25,7 +25,7 @@ from mmreason.policy.checkpoint import write_checkpoint
 from mmreason.policy.dummy import dummy_tree
 from mmreason.policy.families import Family, adapter_pattern, opening, require_targets
 from mmreason.policy.front import CheckpointFront, load_front
-from mmreason.policy.head import ScoringHead, ScoringPlan
+from mmreason.policy.head import Against, ScoringHead, ScoringPlan
 from mmreason.policy.positions import MediaRules, rope_positions
 from mmreason.processors.base import MediaTraits
 from mmreason.support import take
@@ -44,6 +44,20 @@ class TokenScores:
     outside it are at -inf, too."""
     entropy: Tensor
     """Entropy of the distribution that each token was drawn from, in nats."""
+    divergence: Tensor | None = None
+    """KL(policy || teacher) of that distribution, in nats, where a teacher was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """What a teacher makes of a row's tokens: arguments of `head.Against`, per token of the row."""
+
+    hidden: Tensor
+    """[T, E]; any numbers where `taught` is False."""
+    head: Tensor
+    """[V, E]."""
+    taught: Tensor
+    """bool [T]."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,31 +119,51 @@ class Policy:
         forward: Forward | None = None,
         grad: bool = True,
         scored: Tensor | None = None,
+        teaching: Teaching | None = None,
     ) -> TokenScores:
         """Log-prob and entropy per token of a row: of its loss-bearing tokens, or of those that `scored` [T] marks.
 
         `forward` is the wrapped model where there is one (DDP, DeepSpeed). Also a row without any scored token takes
         part in every collective of forward and backward: its scores are zeros that still depend on the model.
+        `teaching`: compare with a teacher as well.
         """
         batch = to_device(batch, self.device)
-        wanted = (batch.loss_mask if scored is None else scored.to(self.device)) & (batch.source >= 0)
-        places = wanted.nonzero()[:, 0]
-        plan = ScoringPlan(
+        places = _places(batch, scored)
+        against = None
+        if teaching is not None:
+            here = [tensor.to(self.device)[places] for tensor in (teaching.hidden, teaching.taught)]
+            against = Against(hidden=here[0], head=teaching.head, taught=here[1])
+        scores = self._forward(batch, self._plan(batch, places, temperature, against=against), forward, grad)
+        blank = torch.zeros(batch.ids.shape[0], device=self.device)
+        found = [blank.index_put((places,), column) for column in scores.unbind(1)]
+        return TokenScores(*found)
+
+    def hidden_states(self, batch: Batch, *, forward: Forward | None = None) -> Tensor:
+        """What the head gets for each loss-bearing token of a row, without gradient. [T, D], 0 for other tokens."""
+        batch = to_device(batch, self.device)
+        places = _places(batch, None)
+        hidden_ND = self._forward(batch, self._plan(batch, places, 1.0, hidden=True), forward, grad=False)
+        blank = hidden_ND.new_zeros(batch.ids.shape[0], hidden_ND.shape[1])
+        return blank.index_put((places,), hidden_ND)
+
+    def _plan(self, batch: Batch, places: Tensor, temperature: float, **more: Any) -> ScoringPlan:
+        return ScoringPlan(
             source=batch.source[places],
             targets=batch.ids[places],
             temperature=temperature,
             banned=self.banned.to(self.device),
             chunk=self.config.head_chunk,
             support=None if batch.support is None else take(batch.support, places.cpu()),
+            **more,
         )
+
+    def _forward(self, batch: Batch, plan: ScoringPlan, forward: Forward | None, grad: bool) -> Tensor:
+        """What the head gives for a plan. [N, ...]"""
         if self.model.training != grad:
             self.model.train(grad)
         with torch.set_grad_enabled(grad), self.head.scoring(plan):
-            scores = (forward or self.model)(**self._inputs(batch)).logits[0]
-        blank = torch.zeros(batch.ids.shape[0], device=self.device)
-        return TokenScores(
-            logprob=blank.index_put((places,), scores[:, 0]), entropy=blank.index_put((places,), scores[:, 1])
-        )
+            found: Tensor = (forward or self.model)(**self._inputs(batch)).logits[0]
+        return found
 
     def reference_scores(
         self, batch: Batch, *, temperature: float = 1.0, forward: Forward | None = None
@@ -189,6 +223,12 @@ class Policy:
         scale = lora.alpha / lora.rank if lora is not None else 0.0
         write_checkpoint(Path(folder), self.family, self.base, state, scale)
         self.processor.save_pretrained(folder)
+
+
+def _places(batch: Batch, scored: Tensor | None) -> Tensor:
+    """Indices of the tokens to score. int64 [N]"""
+    wanted = (batch.loss_mask if scored is None else scored.to(batch.ids.device)) & (batch.source >= 0)
+    return wanted.nonzero()[:, 0]
 
 
 def load_policy(config: ModelConfig, device: torch.device | str = "cpu", *, trained: bool = True) -> Policy:

@@ -20,6 +20,7 @@ from mmreason.training.collect import Collected, collect, is_masked
 from mmreason.training.credit import advantages_of, credit
 from mmreason.training.objective import kl_coefficient, kl_sums, objective_of, row_loss
 from mmreason.training.run import Run
+from mmreason.training.term_inputs import TermInputs
 from mmreason.training.terms import terms_of, with_demos
 from mmreason.training.update import rows_of, update, weigh
 from mmreason.types import Batch, RolloutGroup, Tree
@@ -30,7 +31,7 @@ CARRIED = ("kl", "kl_coef", "temperature", "entropy/sampled")
 
 def train_grpo(run: Run) -> None:
     """Run every remaining step."""
-    config = run.config
+    config, inputs = run.config, TermInputs(run)
     for step in run.steps():
         collected = collect(run, step)
         run.check_stop()
@@ -45,6 +46,7 @@ def train_grpo(run: Run) -> None:
             spans_of(config),
             trained=lambda rollout: not is_masked(config, rollout),
         )
+        trees = inputs.noted(groups, trees, step)
         with run.timed("pack"):
             updates = [rows for rows in prepare(run, trees) if rows]
         with run.timed("score"):
@@ -53,7 +55,7 @@ def train_grpo(run: Run) -> None:
             ]
         loss = row_loss(config, objective_of(config, step - 1), coefficient, terms_of(config, step - 1))
         with run.timed("update"):
-            changes = [update(run, rows, loss, run.temperature) for rows in updates]
+            changes = [update(run, rows, loss, run.temperature, inputs.teaching) for rows in updates]
         with run.timed("gallery"):
             run.gallery.keep(step, collected.groups, collected.left_out)
         tokens = collected.tokens + sum(row.ids.shape[0] for rows in updates for row in rows)

@@ -98,21 +98,22 @@ def row_loss(
             kl = kl_loss(tokens, columns["logprob.ref"], coefficient=coefficient, estimator=grpo.kl_estimator)
             out = add(out, kl)
         for term in terms:
-            out = add(out, term(term_row(tokens, scores.entropy, columns)))
+            out = add(out, term(term_row(tokens, scores, columns)))
         return out
 
     return loss
 
 
-def term_row(tokens: Tokens, entropy: Tensor, columns: Mapping[str, Tensor]) -> TermRow:
+def term_row(tokens: Tokens, scores: TokenScores, columns: Mapping[str, Tensor]) -> TermRow:
     """What further terms of the loss see of a row."""
     return TermRow(
         logprob=tokens.logprob,
-        entropy=entropy,
+        entropy=scores.entropy,
         weight=tokens.weight,
         demo_weight=columns.get("weight.demo", torch.zeros_like(tokens.weight)),
         answer=tokens.answer,
         columns=columns,
+        divergence=scores.divergence,
     )
 
 

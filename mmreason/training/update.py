@@ -9,7 +9,7 @@ import torch
 
 from mmreason.algorithms.aggregation import AGGREGATIONS, StepCounts
 from mmreason.collate import equalize, pack
-from mmreason.policy.policy import TokenScores
+from mmreason.policy.policy import Policy, Teaching, TokenScores
 from mmreason.training.run import Run
 from mmreason.types import Batch, LossOutput, Segment, Tree
 
@@ -45,10 +45,14 @@ def _length(segment: Segment, demos: bool) -> int:
     return int(segment.loss_mask.sum()) if ("demo" in segment.columns) == demos else 0
 
 
-def rows_of(run: Run, trees: Sequence[Tree]) -> list[Batch]:
-    """Packed rows, as many on every process and with the same modalities in each; every row has every column."""
-    rows = pack(trees, run.config.train.row_tokens, run.policy.positions)
-    return [_complete(row) for row in equalize(rows, run.policy, run.engine.gather)]
+def rows_of(run: Run, trees: Sequence[Tree], policy: Policy | None = None) -> list[Batch]:
+    """Packed rows, as many on every process and with the same modalities in each; every row has every column.
+
+    `policy`: who reads them, where it is not the run's own.
+    """
+    policy = policy or run.policy
+    rows = pack(trees, run.config.train.row_tokens, policy.positions)
+    return [_complete(row) for row in equalize(rows, policy, run.engine.gather)]
 
 
 def _complete(row: Batch) -> Batch:
@@ -59,9 +63,16 @@ def _complete(row: Batch) -> Batch:
     return replace(row, columns=columns)
 
 
-def update(run: Run, rows: Sequence[Batch], loss: RowLoss, temperature: float) -> dict[str, float]:
+def update(
+    run: Run,
+    rows: Sequence[Batch],
+    loss: RowLoss,
+    temperature: float,
+    teaching: Callable[[Batch], Teaching | None] = lambda row: None,
+) -> dict[str, float]:
     """One optimizer step over these rows. Metrics are sums over rows and processes.
 
+    `teaching`: what a teacher makes of a row, where the loss compares with one.
     `tokens/repeated`: how many of the forwarded tokens stand in two rows because their tree had to be split.
     """
     totals: dict[str, float] = {}
@@ -69,7 +80,9 @@ def update(run: Run, rows: Sequence[Batch], loss: RowLoss, temperature: float) -
     for index, row in enumerate(rows):
         last = index == len(rows) - 1
         with run.engine.micro_batch(last=last):
-            scores = run.policy.token_scores(row, temperature=temperature, forward=run.engine.model, grad=True)
+            scores = run.policy.token_scores(
+                row, temperature=temperature, forward=run.engine.model, grad=True, teaching=teaching(row)
+            )
             out = loss(scores, row)
             run.engine.backward(out.loss, last=last)
         weight = row.columns["weight"].to(scores.entropy.device)

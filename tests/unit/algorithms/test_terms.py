@@ -119,6 +119,98 @@ def test_likelihood_with_rewards_of_1_and_minus_1_is_the_policy_gradient() -> No
     torch.testing.assert_close(-found.flatten(), toy.exact(now, rewards[:, None] * torch.ones_like(MASK)))
 
 
+# ---- a teacher, masked pictures, entropy
+
+
+def toy_row(now: Policy, logits: Tensor, **more: Tensor) -> TermRow:
+    """Every answer of the toy policy, weighted by its chance: sums are expectations. `logits`: what gets gradients."""
+    logprob = Policy(logits).of(EVERY).flatten()
+    chance = (now.of(EVERY) * MASK).sum(-1).exp()
+    table = Policy(logits).log
+    return TermRow(
+        logprob=logprob,
+        entropy=-(table.exp() * table).sum(-1)[toy.cells(EVERY)].flatten(),
+        weight=(chance[:, None] * MASK).flatten(),
+        demo_weight=torch.zeros_like(logprob),
+        answer=torch.arange(1, len(EVERY) + 1).repeat_interleave(toy.L),
+        columns={"logprob.old": now.of(EVERY).flatten(), **{name: column.flatten() for name, column in more.items()}},
+    )
+
+
+def by_cell(now: Policy, value: Tensor, logits: Tensor) -> Tensor:
+    """Gradient of sum_prefixes chance(prefix) x value of the cell that follows; prefixes count as given."""
+    visits = torch.zeros(toy.C, dtype=torch.float64)
+    chance = (now.of(EVERY) * MASK).sum(-1).exp()
+    visits.index_add_(0, toy.cells(EVERY).flatten(), (chance[:, None] * MASK).flatten())
+    return torch.autograd.grad((visits * value).sum(), logits)[0]
+
+
+def kl_to(other: Policy, logits: Tensor) -> Tensor:
+    table = Policy(logits).log
+    return (table.exp() * (table - other.log)).sum(-1)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "k2", "k1+", "k3+", "k3*"])
+def test_distillation_has_the_gradient_of_the_kl_to_the_teacher(estimator: str) -> None:
+    now, teacher = toy.policy(1), toy.policy(4)
+    logits = now.logits.clone().requires_grad_()
+    ones = torch.ones_like(MASK)
+    row = toy_row(now, logits, **{"logprob.teacher": teacher.of(EVERY), "taught": ones})
+    row = replace(row, divergence=kl_to(teacher, logits)[toy.cells(EVERY)].flatten())
+    loss = LOSSES["distill"](row, options("distill", estimator=estimator)).loss
+    expected = by_cell(now, kl_to(teacher, logits), logits)
+    torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], expected)
+
+
+def test_nothing_is_distilled_where_the_teacher_is_not_asked() -> None:
+    now = toy.policy(1)
+    logits = now.logits.clone().requires_grad_()
+    row = toy_row(now, logits, **{"logprob.teacher": toy.policy(4).of(EVERY), "taught": torch.zeros_like(MASK)})
+    out = LOSSES["distill"](row, options("distill", estimator="k2"))
+    assert out.loss == 0
+    assert torch.autograd.grad(out.loss, logits)[0].abs().max() == 0
+    assert out.metrics["taught"] == 0
+
+
+def test_perception_maximises_the_kl_to_the_policy_that_does_not_see() -> None:
+    now, blind = toy.policy(1), toy.policy(5)
+    logits = now.logits.clone().requires_grad_()
+    row = toy_row(now, logits, **{"logprob.masked": blind.of(EVERY), "masked": torch.ones_like(MASK)})
+    out = LOSSES["perception"](row, options("perception", estimator="k3+"))
+    expected = -by_cell(now, kl_to(blind, logits), logits)
+    torch.testing.assert_close(torch.autograd.grad(out.loss, logits)[0], expected)
+    exact = (kl_to(blind, now.logits)[toy.cells(EVERY)].flatten() * row.weight).sum().item()
+    assert out.metrics["kl"] == pytest.approx(exact)
+    assert out.loss.item() == pytest.approx(-exact), "k3 is unbiased: its mean is the KL"
+
+
+def test_perception_with_k3_a_limit_and_prompts_without_pictures() -> None:
+    """x = log masked - log pi of .1, -1 and 1: k3 .004837, .367879, .718282; by hand from algorithms.md 7.5."""
+    given = row([-1.0, -1.0, -1.0, -1.0])
+    columns = {"logprob.masked": torch.tensor([-1.1, -2.0, 0.0, 0.0]).double(), "masked": torch.tensor([1.0, 1, 1, 0])}
+    given = replace(given, columns=columns)
+    out = LOSSES["perception"](given, options("perception"))
+    assert out.loss.item() == pytest.approx(-(0.004837 + 0.367879 + 0.718282) / 4, abs=1e-6)
+    found = gradient("perception", given).tolist()  # -(1 - e^x) / 4
+    assert found == pytest.approx([-(1 - math.exp(x)) / 4 for x in (-0.1, -1.0, 1.0)] + [0])
+    cut = LOSSES["perception"](given, options("perception", limit=0.2))
+    assert cut.loss.item() == pytest.approx(-(0.004837 + 0.2 + 0.2) / 4, abs=1e-6)
+    assert gradient("perception", given, limit=0.2).tolist() == pytest.approx([found[0], 0, 0, 0])
+    assert (cut.metrics["cut"], cut.metrics["masked"]) == (0.5, 0.75)
+
+
+def test_entropy_is_exact_and_the_sampled_form_says_nothing_on_policy() -> None:
+    now = toy.policy(1)
+    logits = now.logits.clone().requires_grad_()
+    table = Policy(logits).log
+    expected = by_cell(now, -(table.exp() * table).sum(-1), logits)
+    loss = LOSSES["entropy"](toy_row(now, logits), options("entropy")).loss
+    torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], expected)
+    sampled = LOSSES["entropy"](toy_row(now, logits), options("entropy", sampled=True)).loss
+    assert sampled.item() == pytest.approx(loss.item()), "the same value"
+    assert torch.autograd.grad(sampled, logits)[0].abs().max() < 1e-12, "and no gradient"
+
+
 # ---- weights and options
 
 
@@ -154,6 +246,9 @@ def test_terms_are_added_with_their_weights_and_named_apart() -> None:
         ({"terms": [{"name": "imitation", "options": {"end": -1}}]}, "options.end: -1, expected a number at least 0"),
         ({"terms": [{"name": "imitation", "options": {"schedule": 1}}]}, "1, expected one of constant, linear, cosine"),
         ({"terms": [{"name": "imitation", "options": {"by_entropy": 1}}]}, "by_entropy: 1, expected true or false"),
+        ({"terms": [{"name": "distill"}]}, "options.teacher: missing; distill needs it (folder of a checkpoint"),
+        ({"terms": [{"name": "perception"}] * 2}, "grpo.terms: perception is given twice, expected once"),
+        ({"terms": [{"name": "perception", "options": {"mask_ratio": 1.5}}]}, "a number at least 0 and at most 1"),
         ({"terms": [{"name": "imitate"}]}, "grpo.terms.0.name: got 'imitate'"),
         ({"options": {"policy_weight": 0.0}}, "grpo.options.policy_weight: 0, and there are no grpo.terms"),
     ],

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmreason.policy.head import ScoringHead, ScoringPlan
+from mmreason.policy.head import Against, ScoringHead, ScoringPlan
 from mmreason.types import Support
 
 TOKENS, HIDDEN, VOCABULARY = 11, 6, 20
@@ -166,3 +166,44 @@ def test_sampling_and_scoring_agree_under_autocast() -> None:
             scored = head(hidden)[0, :, 0]
     assert sampled.dtype == torch.float32
     torch.testing.assert_close(sampled, scored, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"temperature": 0.5}, {"banned": torch.tensor([0, 4, 11])}, {"chunk": 100}])
+@pytest.mark.parametrize("words", [VOCABULARY, VOCABULARY - 3, VOCABULARY + 4])
+def test_divergence_from_a_teacher_is_exact_in_value_and_gradient(changes: dict[str, object], words: int) -> None:
+    """Vocabularies of other sizes are compared over the ids that both have; untaught tokens get 0."""
+    torch.manual_seed(3)
+    plain = TinyModel()
+    scored = copy.deepcopy(plain)
+    head = ScoringHead.install(scored)
+    hidden, teacher = torch.randn(5, 7), torch.randn(words, 7)
+    taught = torch.tensor([True, False, True, True, False])
+    what = plan(against=Against(hidden=hidden, head=teacher, taught=taught), **changes)
+    both = min(words, VOCABULARY)
+    ids = torch.arange(TOKENS)
+    student = plain(ids)[0, what.source][:, :both] / what.temperature
+    other = (hidden @ teacher.T)[:, :both] / what.temperature
+    if what.banned is not None:
+        keep = [index for index in range(both) if index not in what.banned]
+        student, other = student[:, keep], other[:, keep]
+    logp, logq = student.log_softmax(-1), other.log_softmax(-1)
+    expected = (logp.exp() * (logp - logq)).sum(-1) * taught
+    with head.scoring(what):
+        scores = scored(ids)[0]
+    torch.testing.assert_close(scores[:, 2], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scores[:, :2], written_out(plain, ids, what), atol=1e-5, rtol=1e-5)
+    weights = torch.randn(5, 3)
+    torch.autograd.backward((scores * weights).sum())
+    torch.autograd.backward((written_out(plain, ids, what) * weights[:, :2]).sum() + (expected * weights[:, 2]).sum())
+    for ours, theirs in zip(scored.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_the_worked_number_of_vold() -> None:
+    """Student (.7, .3), teacher (.5, .5): KL .082283."""
+    head = ScoringHead.install(TinyModel())
+    head.weight = nn.Parameter(torch.tensor([[math.log(0.7)], [math.log(0.3)]]))
+    against = Against(hidden=torch.ones(1, 1), head=torch.zeros(2, 1), taught=torch.tensor([True]))
+    what = ScoringPlan(source=torch.tensor([0]), targets=torch.tensor([1]), against=against)
+    with head.scoring(what):
+        assert head(torch.ones(1, 1, 1))[0, 0, 2].item() == pytest.approx(0.082283, abs=1e-6)
