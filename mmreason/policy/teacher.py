@@ -44,8 +44,9 @@ def load_teacher(path: str, policy: Policy, device: torch.device | str) -> Polic
             f"teacher: {path}: model_type {config.model_type!r}; known: {', '.join([*LANGUAGE_MODELS, *known])}"
         )
     require_same_tokens(path, policy.tokenizer.get_vocab(), teacher.tokenizer.get_vocab(), set(policy.banned.tolist()))
-    words = teacher.head.weight.shape[0]
-    return replace(teacher, banned=policy.banned[policy.banned < words])
+    mine, theirs = (model.base.config.get_text_config().vocab_size for model in (policy, teacher))
+    lacking = torch.arange(mine, max(mine, theirs))  # rows of its head that are no tokens of the policy
+    return replace(teacher, banned=torch.cat([policy.banned[policy.banned < theirs], lacking]))
 
 
 def require_same_tokens(path: str, mine: dict[str, int], theirs: dict[str, int], banned: set[int]) -> None:
