@@ -17,7 +17,8 @@ from mmreason.errors import ModelError
 from mmreason.policy.teacher import load_teacher
 from mmreason.training import open_run, run
 from mmreason.training.collect import sample_groups
-from mmreason.training.grpo import advantages_of, credit, prepare
+from mmreason.training.credit import advantages_of, credit
+from mmreason.training.grpo import prepare
 from mmreason.training.other_views import with_masked_pictures, without_media
 from mmreason.training.run import Run
 from mmreason.training.term_inputs import TermInputs
