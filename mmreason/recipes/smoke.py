@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mmreason.errors import ConfigError
 from mmreason.policy.families import FAMILIES, family_of
 from mmreason.policy.policy import load_policy
 from mmreason.recipes.rows import write_rows
+from mmreason.recipes.services import local_judge
 from mmreason.training.chain import run_plan
 
 ROWS = 6
@@ -51,9 +53,11 @@ def smoke(plan: Plan, run_dir: Path, workshop: Workshop | None = None, say: Call
     """
     _clear(run_dir)
     workshop = workshop or Workshop(run_dir / "tiny")
-    small = shrunk(plan, run_dir, workshop)
-    say(f"smoke: {', '.join(_described(stage) for stage in small.stages)}; in {run_dir}")
-    model = run_plan(small, say)
+    with ExitStack() as services:
+        judge = services.enter_context(local_judge()) if _asks_a_judge(plan) else ""
+        small = shrunk(plan, run_dir, workshop, judge)
+        say(f"smoke: {', '.join(_described(stage) for stage in small.stages)}; in {run_dir}")
+        model = run_plan(small, say)
     load_policy(ModelConfig(path=str(model), self_check=False), "cpu")
     return model
 
@@ -66,8 +70,12 @@ def smoke_folder(plan: Plan) -> Path:
     return run_dir.with_name(f"{run_dir.name}-smoke")
 
 
-def shrunk(plan: Plan, run_dir: Path, workshop: Workshop) -> Plan:
-    """The same plan, small, with its data written."""
+def _asks_a_judge(plan: Plan) -> bool:
+    return any(reward.name == "judge" for stage in plan.stages for reward in stage.config.rewards)
+
+
+def shrunk(plan: Plan, run_dir: Path, workshop: Workshop, judge: str = "") -> Plan:
+    """The same plan, small, with its data written; rewards that ask a judge ask the one at this URL."""
     header = plan.header or _PLAIN_ROWS
     folders = {stage.config.run_dir: str(run_dir / (stage.name or "run")) for stage in plan.stages}
     stages = []
@@ -78,6 +86,9 @@ def shrunk(plan: Plan, run_dir: Path, workshop: Workshop) -> Plan:
         after = next((folders[s.config.run_dir] for s in plan.stages if s.name == stage.after), None)
         values["model"]["path"] = f"{after}/model" if after else str(workshop.model(family))
         values["data"] = _data(values["data"], header, run_dir / "data" / (stage.name or "run"), folders)
+        for reward in values["rewards"]:
+            if reward["name"] == "judge":
+                reward["options"]["url"] = judge
         stages.append(replace(stage, config=build_config(values, f"smoke of stage {stage.name or 1}")))
     return replace(plan, stages=tuple(stages))
 
