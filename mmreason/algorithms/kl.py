@@ -18,19 +18,19 @@ from torch import Tensor
 from mmreason.algorithms.ratios import MAX_LOG_RATIO
 
 
-def k1(logprob: Tensor, reference: Tensor) -> Tensor:
+def k1(logprob: Tensor, reference: Tensor, limit: float = MAX_LOG_RATIO) -> Tensor:
     """-x: unbiased, high variance, may be negative. x = 0.1 -> -0.1."""
     return logprob - reference
 
 
-def k2(logprob: Tensor, reference: Tensor) -> Tensor:
+def k2(logprob: Tensor, reference: Tensor, limit: float = MAX_LOG_RATIO) -> Tensor:
     """x^2 / 2: biased, never negative. x = 0.1 -> 0.005."""
     return (reference - logprob).square() / 2
 
 
-def k3(logprob: Tensor, reference: Tensor) -> Tensor:
-    """exp(x) - x - 1: unbiased, never negative (GRPO's choice). x = 1 -> 0.718282."""
-    x = (reference - logprob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+def k3(logprob: Tensor, reference: Tensor, limit: float = MAX_LOG_RATIO) -> Tensor:
+    """exp(x) - x - 1: unbiased, never negative (GRPO's choice). x = 1 -> 0.718282. x is cut to +-limit."""
+    x = (reference - logprob).clamp(-limit, limit)
     return torch.expm1(x) - x
 
 
@@ -41,20 +41,20 @@ class Estimator:
     Example: `Estimator(value=k3, gradient=k2)` is verl's "k3+": k3 in the logs, the reverse KL's gradient.
     """
 
-    value: Callable[[Tensor, Tensor], Tensor]
-    gradient: Callable[[Tensor, Tensor], Tensor] | None = None
+    value: Callable[[Tensor, Tensor, float], Tensor]
+    gradient: Callable[[Tensor, Tensor, float], Tensor] | None = None
     """Straight-through: the gradient of this one instead of the value's own."""
     weighted: bool = False
     """Times the token ratio pi / pi_old, with its gradient: E_old[rho k3] is the KL, and so is its gradient."""
 
-    def __call__(self, logprob: Tensor, reference: Tensor, old: Tensor) -> Tensor:
-        """[T]. `old`: log-probs under the policy that sampled; only `weighted` uses them."""
-        value = self.value(logprob, reference)
+    def __call__(self, logprob: Tensor, reference: Tensor, old: Tensor, limit: float = MAX_LOG_RATIO) -> Tensor:
+        """[T]. `old`: log-probs under the policy that sampled; only `weighted` uses them. `limit`: of x before exp()."""
+        value = self.value(logprob, reference, limit)
         if self.gradient is not None:
-            carrier = self.gradient(logprob, reference)
+            carrier = self.gradient(logprob, reference, limit)
             return value.detach() + carrier - carrier.detach()
         if self.weighted:
-            return value * (logprob - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+            return value * (logprob - old).clamp(-limit, limit).exp()
         return value
 
 

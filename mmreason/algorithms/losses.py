@@ -13,7 +13,7 @@ from torch import Tensor
 from mmreason.algorithms.clips import CLIPS, Bounds
 from mmreason.algorithms.kl import KL_ESTIMATORS, k3
 from mmreason.algorithms.off_policy import CORRECTIONS
-from mmreason.algorithms.ratios import RATIOS, Tokens
+from mmreason.algorithms.ratios import MAX_LOG_RATIO, RATIOS, Tokens
 from mmreason.types import LossOutput
 
 
@@ -56,9 +56,11 @@ def policy_loss(tokens: Tokens, objective: Objective, sampling: Tensor | None = 
     return LossOutput(loss=-(value * tokens.weight).sum(), metrics=metrics)
 
 
-def kl_loss(tokens: Tokens, reference: Tensor, *, coefficient: float, estimator: str) -> LossOutput:
+def kl_loss(
+    tokens: Tokens, reference: Tensor, *, coefficient: float, estimator: str, limit: float = MAX_LOG_RATIO
+) -> LossOutput:
     """coefficient x weighted mean of a per-token KL estimate. The metric `kl` is without the coefficient."""
-    kl = (KL_ESTIMATORS[estimator](tokens.logprob, reference, tokens.old) * tokens.weight).sum()
+    kl = (KL_ESTIMATORS[estimator](tokens.logprob, reference, tokens.old, limit) * tokens.weight).sum()
     return LossOutput(loss=coefficient * kl, metrics={"kl": kl.item()})
 
 

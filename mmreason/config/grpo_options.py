@@ -76,7 +76,7 @@ OPTIONS: dict[str, Option] = {
         read_by=("ppo", "none", "gppo", "cispo", "sapo", "geometric", *DISCO),
         default=20.0,
         above=0.0,
-        help="log-ratios of the policy are cut to +-this before exp() (EasyR1, GSPO in verl: 10)",
+        help="log-ratios, also to the reference, are cut to +-this before exp() (EasyR1, Video-R1, GSPO in verl: 10)",
     ),
     "policy_weight": Option(
         key="clip",

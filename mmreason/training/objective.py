@@ -95,7 +95,13 @@ def row_loss(
         out = policy_loss(tokens, objective, columns["logprob.sampling"])
         out = replace(out, loss=factor * out.loss)
         if "logprob.ref" in columns:
-            kl = kl_loss(tokens, columns["logprob.ref"], coefficient=coefficient, estimator=grpo.kl_estimator)
+            kl = kl_loss(
+                tokens,
+                columns["logprob.ref"],
+                coefficient=coefficient,
+                estimator=grpo.kl_estimator,
+                limit=objective.bounds.max_log_ratio,
+            )
             out = add(out, kl)
         for term in terms:
             out = add(out, term(term_row(tokens, scores, columns)))
