@@ -48,7 +48,7 @@ class Estimator:
     """Times the token ratio pi / pi_old, with its gradient: E_old[rho k3] is the KL, and so is its gradient."""
 
     def __call__(self, logprob: Tensor, reference: Tensor, old: Tensor, limit: float = MAX_LOG_RATIO) -> Tensor:
-        """[T]. `old`: log-probs under the policy that sampled; only `weighted` uses them. `limit`: of x before exp()."""
+        """[T]. `old`: log-probs under the policy that sampled, for `weighted` alone. `limit`: of x before exp()."""
         value = self.value(logprob, reference, limit)
         if self.gradient is not None:
             carrier = self.gradient(logprob, reference, limit)
