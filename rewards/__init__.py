@@ -17,6 +17,7 @@ from mmreason.plugins import load_symbol
 from mmreason.rewards import (
     accuracy,
     bands,
+    charts,
     detection,
     diagnosis,
     ego,
@@ -92,6 +93,7 @@ REWARDS: dict[str, RewardFn] = {
     "table_evidence": tables.table_evidence,
     "guard": safety.guard,
     "tars": safety.tars,
+    "chart_code": charts.chart_code,
     "judge_pair": judging.judge_pair,
     "step_labels": judging.step_labels,
     "expression": puzzles.expression,
@@ -106,8 +108,11 @@ REWARDS: dict[str, RewardFn] = {
     "substring": likeness.substring,
 }
 
-OPTION_CHECKS: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {"judge": judge.mistakes}
-"""What can be wrong with options whose types are right, a line each."""
+OPTION_CHECKS: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
+    "judge": judge.mistakes,
+    "chart_code": charts.obstacles,
+}
+"""What can be wrong with options whose types are right, or with this machine, a line each."""
 
 FACTS: dict[str, Callable[[Mapping[str, Any]], dict[str, str]]] = {"judge": judge.facts}
 """What a reward asks and whom, where that is no function of ours: noted in the run's events."""

@@ -75,21 +75,22 @@ class Outcome:
 def run(
     code: str,
     *,
+    before: str = "",
     after: str = "",
     given: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
     isolation: Isolation = "namespaces",
 ) -> Outcome:
-    """Run `code`, and then `after`, which is ours: it has `space` (the code's variables) and the values `given` (JSON),
-    and may leave a JSON value in `result`.
+    """Run `code`, and around it `before` and `after`, which are ours: `after` has `space` (the code's variables) and
+    the values `given` (JSON), and may leave a JSON value in `result`.
 
     Raises SandboxMissing, in one line, where the machine cannot do it.
     """
     if sys.platform != "linux":
         raise SandboxMissing(f"model-written code runs on Linux only, this is {sys.platform}")
     limits = limits or Limits()
-    job = {"code": code, "after": after, "given": dict(given or {}), "limits": asdict(limits), "isolation": isolation,
-           "parent": os.getpid(), "paths": _paths()}  # fmt: skip
+    job = {"code": code, "before": before, "after": after, "given": dict(given or {}), "limits": asdict(limits),
+           "isolation": isolation, "parent": os.getpid(), "paths": _paths()}  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="mmreason-sandbox-") as folder:
         ours, theirs = os.pipe()
         with os.fdopen(ours, "rb") as reports:

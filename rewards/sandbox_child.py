@@ -86,6 +86,7 @@ def main() -> None:
 def _run(job: dict[str, Any]) -> dict[str, Any]:
     """The code, and after it ours, which leaves `result`."""
     try:
+        exec(compile(job["before"], "before.py", "exec"), {"__name__": "before"})
         space: dict[str, Any] = {"__name__": "__main__", "__file__": "answer.py"}
         exec(compile(job["code"], "answer.py", "exec"), space)
         after: dict[str, Any] = {"result": None, "space": space, **job["given"]}
@@ -147,11 +148,11 @@ def _map_ids(user: int, group: int) -> None:
 def _new_root(folder: str, paths: list[str], size_mb: int) -> None:
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
     _mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
-    for path in paths:
-        _show(path, folder + path)
-    os.mkdir(folder + "/tmp")
     os.mkdir(folder + "/old")
+    os.mkdir(folder + "/tmp")
     _mount("tmpfs", folder + "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"size={size_mb}m,mode=700")
+    for path in paths:  # after /tmp, for an interpreter that lives there
+        _show(path, folder + path)
     os.chdir(folder)
     _checked(LIBC.syscall(PIVOT_ROOT[platform.machine()], b".", b"old"), "pivot_root")
     os.chdir("/")
