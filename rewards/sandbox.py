@@ -154,22 +154,22 @@ def _watched(process: subprocess.Popen[bytes], reports: int, limits: Limits) -> 
         while selector.get_map():
             events = selector.select(max(0.0, deadline - time.monotonic()))
             if not events and time.monotonic() >= deadline:
-                return _ended(read, process, f"did not end within {limits.wall_s:g} s", ready)
+                return _ended(read, process, f"did not end within {limits.wall_s:g} s")
             for key, _ in events:
                 data = os.read(key.fd, 1 << 16)
                 if not data:
                     selector.unregister(key.fd)
                 read[key.fd] += data
                 if len(read[key.fd]) > most[key.fd]:
-                    return _ended(read, process, f"wrote more than {most[key.fd] >> 10} kB", ready)
+                    return _ended(read, process, f"wrote more than {most[key.fd] >> 10} kB")
             if not ready and b"\n" in read[reports]:
                 ready, deadline = True, time.monotonic() + limits.wall_s
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_EXIT_S)  # nobody can write any more, so it is on its way out: for its own exit status
-    return _ended(read, process, None, ready)
+    return _ended(read, process, None)
 
 
-def _ended(read: Mapping[int, bytearray], process: subprocess.Popen[bytes], why: str | None, ready: bool) -> Outcome:
+def _ended(read: Mapping[int, bytearray], process: subprocess.Popen[bytes], why: str | None) -> Outcome:
     _end(process)
     reports, output = (bytes(data) for data in read.values())
     printed = output.decode(errors="replace")
@@ -179,7 +179,7 @@ def _ended(read: Mapping[int, bytearray], process: subprocess.Popen[bytes], why:
             f"model-written code cannot be shut in here: {messages[0]['missing']}; allow it on this machine, or give "
             "isolation: container if this is a container that may be lost"
         )
-    if not ready:
+    if not messages or "ready" not in messages[0]:
         raise SandboxMissing(f"a sandbox did not start within {_START_S:g} s: {' '.join(printed.split())[-200:]}")
     if why is None and len(messages) > 1 and ("result" in messages[-1] or "error" in messages[-1]):
         return Outcome(result=messages[-1].get("result"), error=messages[-1].get("error"), output=printed)
