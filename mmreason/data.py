@@ -6,7 +6,8 @@
          {"type": "video", "video": "b.mp4", "fps": 2, "sound": true},
          {"type": "audio", "audio": {"bytes": ..., "path": ...}},
          {"type": "text", "text": "What is shown?"}]}],                       content may be plain text
-     "answer": .., "task": "mcq", "options": [..], "golds": {..}, "demos": [..], "source": "..", "meta": {..}}
+     "answer": .., "task": "mcq", "options": [..], "golds": {..}, "demos": [..], "pairs": [..],
+     "source": "..", "meta": {..}}
 
 A media item says where its file is under its own kind, `path` or `url`: a path, a `file://` URL, a `data:` URL, or
 `{"bytes": .., "path": ..}` as `datasets` and Parquet give it. Paths start at the media root and may not leave it,
@@ -32,9 +33,9 @@ from mmreason.media_parts import read_part
 from mmreason.plugins import nearest
 from mmreason.row_checks import cleaned, kind_of, text_of, wrong
 from mmreason.rows import read_rows as read_rows  # for scoring.py, which reads the same files
-from mmreason.types import MediaRef, Message, Sample
+from mmreason.types import MediaRef, Message, Pair, Sample
 
-KEYS = ("id", "messages", "answer", "task", "options", "golds", "demos", "source", "meta")
+KEYS = ("id", "messages", "answer", "task", "options", "golds", "demos", "pairs", "source", "meta")
 ROLES = ("system", "user", "assistant")
 
 T = TypeVar("T")
@@ -164,6 +165,7 @@ def sample_from_row(row: Any, origin: str, root: Path | None, *, messages_requir
         options=_texts(row.get("options", []), "options", origin),
         golds=_object(row.get("golds", {}), "golds", origin),
         demos=_texts(row.get("demos", []), "demos", origin),
+        pairs=_pairs(row.get("pairs", []), origin),
         source=text_of(row.get("source", os.path.basename(origin.rpartition(":")[0])), "source", origin),
         meta=_object(row.get("meta", {}), "meta", origin),
     )
@@ -219,6 +221,20 @@ def _texts(value: Any, key: str, origin: str) -> tuple[str, ...]:
     if not isinstance(value, list):
         wrong(origin, f"{key}: {kind_of(value)}, expected a list of texts")
     return tuple(text_of(item, f"{key}[{index}]", origin) for index, item in enumerate(value))
+
+
+def _pairs(value: Any, origin: str) -> tuple[Pair, ...]:
+    if not isinstance(value, list):
+        wrong(origin, f"pairs: {kind_of(value)}, expected a list of {{chosen, rejected}}")
+    found = []
+    for index, item in enumerate(value):
+        if not isinstance(item, Mapping) or set(item) != {"chosen", "rejected"}:
+            wrong(origin, f"pairs[{index}]: {kind_of(item)}, expected an object with chosen and rejected")
+        texts = {side: text_of(item[side], f"pairs[{index}].{side}", origin) for side in ("chosen", "rejected")}
+        if texts["chosen"] == texts["rejected"]:
+            wrong(origin, f"pairs[{index}]: chosen and rejected are the same text, so there is nothing to prefer")
+        found.append(Pair(**texts))
+    return tuple(found)
 
 
 def _object(value: Any, key: str, origin: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import torch
 from jinja2 import TemplateError
 from torch import Tensor
 
-from mmreason.config import DataConfig, RunConfig
+from mmreason.config import DataConfig, RunConfig, TrainConfig
 from mmreason.errors import AlignmentError, BudgetError, DataError, MediaError, MMReasonError, ModelError
 from mmreason.policy.positions import MediaRules, expand_ids
 from mmreason.processors.pipeline import MediaPipeline
@@ -87,15 +87,21 @@ class Encoder:
     def over_row(self, sample: Sample, tokens: int, config: RunConfig) -> BudgetError | None:
         """Why a prompt of so many tokens can never be trained on: with an answer it may not fit in a row."""
         train = config.train
+        if train.method == "dpo":  # a pair is compared in one row, so a sample is not split
+            texts = (text for pair in sample.pairs for text in (pair.chosen, pair.rejected))
+            return self._over(sample, tokens + sum(self.demo(text).ids.shape[0] for text in texts), train, "its pairs")
         longest, setting = config.rollout.max_new_tokens, "rollout.max_new_tokens"
         if train.method == "sft" or (config.grpo.uses_demos and sample.demos):
             demos = max(self.demo(text).ids.shape[0] for text in sample.demos)
             if train.method == "sft" or demos > longest:
                 longest, setting = demos, "its demos"
-        if tokens + longest <= train.row_tokens:
+        return self._over(sample, tokens + longest, train, setting)
+
+    def _over(self, sample: Sample, tokens: int, train: TrainConfig, setting: str) -> BudgetError | None:
+        if tokens <= train.row_tokens:
             return None
         return BudgetError(
-            f"{sample.id}: prompt over budget: {tokens + longest} tokens with its answer > train.row_tokens "
+            f"{sample.id}: prompt over budget: {tokens} tokens with its answer > train.row_tokens "
             f"({train.row_tokens}); raise it, or lower {setting} or media.*_max_pixels"
         )
 
@@ -212,6 +218,9 @@ class Encoder:
         for index, text in enumerate(sample.demos):
             if special := self._special.search(text):
                 raise DataError(f"{sample.id}: demos[{index}] spells the special token {special[0]!r}; remove it")
+        for index, pair in enumerate(sample.pairs):
+            if special := self._special.search(f"{pair.chosen}\0{pair.rejected}"):
+                raise DataError(f"{sample.id}: pairs[{index}] spells the special token {special[0]!r}; remove it")
 
     def _check_features(self, media: Sequence[MediaTensors]) -> None:
         for item in media:

@@ -87,6 +87,17 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two complete answers of which one is preferred (DPO).
+
+    Example: `Pair(chosen="<think>..</think><answer>B</answer>", rejected="<answer>B</answer>")`
+    """
+
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One question with its media and what is needed to score an answer.
 
@@ -106,6 +117,8 @@ class Sample:
     """Further gold values by name: boxes, time spans, masks."""
     demos: tuple[str, ...] = ()
     """Complete answers to imitate (SFT)."""
+    pairs: tuple[Pair, ...] = ()
+    """Answers of which one is preferred (DPO)."""
     source: str = ""
     """Which data set it came from; metrics are reported per source."""
     meta: Mapping[str, Any] = field(default_factory=dict)

@@ -62,7 +62,7 @@ def forecast(family: Family, model_config: Any, config: RunConfig, longest_promp
     trained, total = _trained(model, family, config), sum(p.numel() for p in model.parameters())
     stage = _zero_stage(config)
     parts = _states(total, trained, width, config, stage, processes)
-    if train.method == "grpo" and config.grpo.kl_coef and not config.model.lora:
+    if train.method != "sft" and config.grpo.kl_coef and not config.model.lora:
         parts["reference model"] = total * width // (processes if stage == 3 else 1)
     half = 2 if train.precision == "bf16" or width == 2 else 1
     kept = saved_for_backward(model, family, train.row_tokens)

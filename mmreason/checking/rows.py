@@ -39,6 +39,8 @@ def read_all(data: DataConfig, method: str, found: Findings) -> list[Row]:
                 found.add("data", str(item))
             elif method == "sft" and which == "train" and not item.demos:
                 found.add("data", f"{place}: no `demos`, but train.method is sft; give at least one complete answer")
+            elif method == "dpo" and which == "train" and not item.pairs:
+                found.add("data", f"{place}: no `pairs`, but train.method is dpo; give at least one")
             else:
                 rows.append(Row(place=place, which=which, sample=item))
     return rows

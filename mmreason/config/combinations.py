@@ -262,7 +262,20 @@ def _more_is_sampled_than_kept(config: RunConfig) -> Iterator[str]:
             )
 
 
+def _dpo_is_whole(config: RunConfig) -> Iterator[str]:
+    if config.train.method != "dpo":
+        return
+    if not config.grpo.kl_coef:
+        yield "grpo.kl_coef: 0, but it is beta of train.method dpo; give it, for example 0.1"
+    if config.train.aggregation not in ("sequence_sum", "sequence_mean"):
+        yield (
+            f"train.aggregation: {config.train.aggregation}, but train.method dpo compares answers; use sequence_sum, "
+            "or sequence_mean for log-ratios per token"
+        )
+
+
 _CHECKS = (
+    _dpo_is_whole,
     _code_is_pinned,
     _pass_rates_are_in_order,
     _something_is_mixed,

@@ -302,8 +302,8 @@ class GrpoConfig(Section):
 
 
 class TrainConfig(Section):
-    method: Literal["sft", "grpo"] = "grpo"
-    """What this run does."""
+    method: Literal["sft", "grpo", "dpo"] = "grpo"
+    """What this run does. dpo: from `pairs` of the rows; its beta is grpo.kl_coef."""
     steps: int = Field(1000, ge=1)
     """Steps of the run: batches of prompts."""
     prompts_per_step: int = Field(32, ge=1)

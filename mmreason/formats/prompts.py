@@ -25,12 +25,12 @@ from mmreason.formats.common import (
 from mmreason.formats.conversations import conversation, said_text
 
 _REFUSED = {
-    "chosen": "preference pairs are not read, expected prompt and completion",
-    "rejected": "preference pairs are not read, expected prompt and completion",
     "label": "rated answers are not read, expected right answers only",
     "completions": "stepwise supervision is not read, expected prompt and completion",
     "tools": "tool calls are not read, expected plain conversations",
 }
+
+_PAIR = ("chosen", "rejected")
 
 
 def easyr1(row: Row) -> dict[str, Any]:
@@ -58,7 +58,8 @@ def verl(row: Row) -> dict[str, Any]:
 
 
 def trl(row: Row) -> dict[str, Any]:
-    """`prompt`, with `completion` (a demo) or `solution` / `answer` (the gold), or neither; or `messages`."""
+    """`prompt`, with `completion` (a demo), `chosen` and `rejected` (a pair), or `solution` / `answer` (the gold), or
+    none of them; or `messages`."""
     refuse(row, _REFUSED)
     if "messages" in row:
         return conversation(row)
@@ -66,10 +67,12 @@ def trl(row: Row) -> dict[str, Any]:
     if "completion" in row:
         said = _completion(row["completion"])
         native |= {**spoken_gold(said), "demos": [said]}
+    if "chosen" in row or "rejected" in row:
+        native["pairs"] = [{side: _completion(row.get(side), side) for side in _PAIR}]
     gold = row.get("solution", row.get("answer"))
     native |= {} if gold is None else checked_gold(gold)
     return native | labels(
-        row, ("prompt", "completion", "solution", "answer", "data_source", "source", *MEDIA_KEYS, *_REFUSED)
+        row, ("prompt", "completion", *_PAIR, "solution", "answer", "data_source", "source", *MEDIA_KEYS, *_REFUSED)
     )
 
 
@@ -84,9 +87,9 @@ def _prompt(row: Row) -> list[dict[str, Any]]:
     return [dict(message) for message in messages]
 
 
-def _completion(given: Any) -> str:
+def _completion(given: Any, name: str = "completion") -> str:
     if isinstance(given, list):
         if len(given) != 1 or not isinstance(given[0], Mapping) or given[0].get("role") != "assistant":
-            raise ValueError("completion: expected exactly one message, the assistant's")
+            raise ValueError(f"{name}: expected exactly one message, the assistant's")
         given = given[0].get("content")
-    return said_text(given, "completion")
+    return said_text(given, name)

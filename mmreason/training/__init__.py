@@ -20,6 +20,7 @@ from mmreason.order import order_of
 from mmreason.reporting import write_report
 from mmreason.rewards import check_rewards
 from mmreason.training import terms
+from mmreason.training.dpo import require_pairs, train_dpo
 from mmreason.training.grpo import train_grpo
 from mmreason.training.run import Run
 from mmreason.training.sft import require_demos, train_sft
@@ -29,8 +30,8 @@ from mmreason.types import Sample
 
 __all__ = ["METHODS", "StopRequested", "open_run", "run"]
 
-METHODS: dict[str, Callable[[Run], None]] = {"sft": train_sft, "grpo": train_grpo}
-DATA_CHECKS: dict[str, Callable[[list[Sample]], None]] = {"sft": require_demos}
+METHODS: dict[str, Callable[[Run], None]] = {"sft": train_sft, "grpo": train_grpo, "dpo": train_dpo}
+DATA_CHECKS: dict[str, Callable[[list[Sample]], None]] = {"sft": require_demos, "dpo": require_pairs}
 
 
 def run(config: RunConfig) -> Path:

@@ -178,6 +178,15 @@ class Engine:
             settings["zero_optimization"] = {"stage": 0}
         return deepspeed.initialize(model=model, config=settings)[0]
 
+    def whole(self, parameter: nn.Parameter) -> Tensor:
+        """The values of a frozen parameter; a copy where ZeRO-3 has split it up (all processes call this together)."""
+        if not hasattr(parameter, "ds_id"):
+            return parameter.detach()
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
+
     def state_dict(self) -> dict[str, Tensor] | None:
         """Whole weights, on the CPU of the main process; None where the inner model already has them."""
         if not self.partitioned:

@@ -317,7 +317,7 @@ class Run:
         policy = load_policy(model, self.engine.device)
         if model.lora and resumed is not None:
             _load_trained(policy, load_file(resumed / "adapters.safetensors"))
-        if self.config.grpo.kl_coef and self.config.train.method == "grpo" and not model.lora:
+        if self.config.grpo.kl_coef and self.config.train.method != "sft" and not model.lora:
             # The reference is where training STARTED, also when the policy continues from a checkpoint.
             policy.reference = load_policy(self.config.model, self.engine.device, trained=False)
         if model.self_check and resumed is None:

@@ -83,9 +83,7 @@ class TermInputs:
     def _open_teacher(self, path: str) -> None:
         run = self.run
         self._teacher = load_teacher(path, run.policy, run.engine.device)
-        # ZeRO-3 splits the teacher up; its head is needed whole in the policy's forward.
-        head = self._teacher.head.weight.detach()
-        self._head = head.clone() if run.engine.partitioned else head
+        self._head = run.engine.whole(self._teacher.head.weight)  # needed in the policy's forward
         self._forward = run.engine.frozen(self._teacher.model)
 
 

@@ -359,3 +359,19 @@ def test_datasets_images_are_not_decoded(tmp_path: Path) -> None:
 def test_reading_data_imports_no_torch() -> None:
     code = "import sys, mmreason.data; sys.exit(any(name in sys.modules for name in ('torch', 'pyarrow', 'datasets')))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ("a", "pairs: "),
+        ([{"chosen": "a"}], "pairs[0]: "),
+        ([{"chosen": "a", "rejected": "a"}], "pairs[0]: chosen and rejected are the same text"),
+        ([{"chosen": "a", "rejected": 1}], "pairs[0].rejected: "),
+    ],
+)
+def test_pairs_that_are_none(pairs: Any, message: str) -> None:
+    row = {"messages": [{"role": "user", "content": "?"}], "pairs": pairs}
+    with pytest.raises(DataError) as caught:
+        sample_from_row(row, "f:1", None)
+    assert str(caught.value).startswith(f"f:1: {message}")

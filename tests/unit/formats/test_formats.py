@@ -20,7 +20,7 @@ from mmreason.errors import DataError, PluginError
 from mmreason.formats import FORMATS, native_row, recognised
 from mmreason.formats.common import MEDIA_KEYS
 from mmreason.rewards import bind
-from mmreason.types import MediaRef, Message, Rollout, Sample
+from mmreason.types import MediaRef, Message, Pair, Rollout, Sample
 from tests.media_files import write_image
 from tests.unit.formats.rows import (
     EASYR1,
@@ -238,6 +238,8 @@ def test_trl_prompts_and_solutions(tmp_path: Path) -> None:
     assert (only.answer, only.demos) == (None, ())
     solved = read({"prompt": "1/3 + 1/3?", "solution": "$\\frac{2}{3}$"}, tmp_path)
     assert (solved.answer, solved.task) == ("$\\frac{2}{3}$", "math")
+    pair = read({"prompt": "1 + 1?", "chosen": [{"role": "assistant", "content": "2"}], "rejected": "3"}, tmp_path)
+    assert pair.pairs == (Pair(chosen="2", rejected="3"),)
     messages = [*TRL["prompt"], {"role": "assistant", "content": "It is blue."}]
     said = read({"messages": messages, "images": ["sky.png"]}, tmp_path)
     assert said.messages == read(TRL, tmp_path).messages
@@ -435,7 +437,7 @@ MALFORMED = [
     ("trl", changed(TRL, completion=TRL["prompt"]), "completion: expected exactly one message, the assistant's"),
     ("trl", changed(TRL, completion=""), "completion: the last answer is no text"),
     ("trl", changed(TRL, label=True), "label: rated answers are not read"),
-    ("trl", changed(TRL, completion=..., chosen="a", rejected="b"), "chosen: preference pairs are not read"),
+    ("trl", changed(TRL, completion=..., chosen="a"), "rejected: the last answer is no text"),
     ("r1_aqa", changed(R1_AQA, answer=4), "answer: 4, expected the index of a choice, 0 to 3"),
     ("r1_aqa", changed(R1_AQA, answer=True), "answer: True, expected the index"),
     ("r1_aqa", changed(R1_AQA, answer="B"), "answer: 'B', expected the index"),
