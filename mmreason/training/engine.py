@@ -178,7 +178,7 @@ class Engine:
             settings["zero_optimization"] = {"stage": 0}
         return deepspeed.initialize(model=model, config=settings)[0]
 
-    def whole(self, parameter: nn.Parameter) -> Tensor:
+    def whole(self, parameter: Tensor) -> Tensor:
         """The values of a frozen parameter; a copy where ZeRO-3 has split it up (all processes call this together)."""
         if not hasattr(parameter, "ds_id"):
             return parameter.detach()
