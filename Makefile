@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 CODE := $(wildcard mmreason processors rewards tests benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-recipes lint clean
+.PHONY: help venv demo test test-recipes fuzz lint clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,9 @@ test: $(STAMP) ## Run all tests; they need no network and no GPU
 
 test-recipes: $(STAMP) ## Run every recipe small, with a table of seconds; about 10 minutes on 2 cores
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.smoke_recipes
+
+fuzz: $(STAMP) ## Give every reward 100,000 strings; about an hour
+	MMREASON_FUZZ=100000 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 7200 tests/unit/rewards/test_fuzz.py
 
 lint: $(STAMP) ## Run ruff and mypy --strict
 	@failed=0; \

@@ -91,7 +91,8 @@ def mutants(path: Path, name: str) -> list[Mutant]:
         for what, change in _changes(node):
             changed = copy.deepcopy(tree)
             change(_nth(changed, place))
-            found.append(Mutant(name, getattr(node, "lineno", 0), what, ast.unparse(ast.fix_missing_locations(changed))))
+            source = ast.unparse(ast.fix_missing_locations(changed))
+            found.append(Mutant(name, getattr(node, "lineno", 0), what, source))
     return found
 
 
@@ -103,9 +104,10 @@ def _untouched(tree: ast.AST) -> set[int]:
     """Ids of nodes whose change no user could notice: annotations, docstrings, messages, assertions."""
     roots: list[ast.AST] = []
     for node in ast.walk(tree):
-        roots += [node] if isinstance(node, (ast.Assert, ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)) else []
+        if isinstance(node, (ast.Assert, ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)):
+            roots.append(node)
         roots += [part for part in (getattr(node, "annotation", None), getattr(node, "returns", None)) if part]
-        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in ("Literal", "Callable"):
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value) in ("Literal", "Callable"):
             roots.append(node)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             roots.append(node)
@@ -132,9 +134,8 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[ast.AST], None]]]:
     if isinstance(node, ast.Attribute) and node.attr in NAMES:
         yield f"{node.attr} -> {NAMES[node.attr]}", lambda target: setattr(target, "attr", NAMES[node.attr])
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in NAMES:
-        yield f"{node.func.id} -> {NAMES[node.func.id]}", lambda target: setattr(
-            target, "func", ast.Name(id=NAMES[node.func.id], ctx=ast.Load())
-        )
+        new = NAMES[node.func.id]
+        yield f"{node.func.id} -> {new}", lambda target: setattr(target, "func", ast.Name(id=new, ctx=ast.Load()))
     if isinstance(node, ast.keyword) and node.arg in ("min", "max"):
         yield f"{node.arg}= -> {NAMES[node.arg]}=", lambda target: setattr(target, "arg", NAMES[str(node.arg)])
 
@@ -170,7 +171,8 @@ def chosen(words: Sequence[str], each: int, seed: int) -> list[Mutant]:
                 continue
             found = mutants(path, name)
             picker = random.Random(f"{seed} {name}")
-            picked += found if each == 0 or len(found) <= each else sorted(picker.sample(found, each), key=lambda m: m.line)
+            some = found if each == 0 or len(found) <= each else picker.sample(found, each)
+            picked += sorted(some, key=lambda mutant: mutant.line)
     return picked
 
 
@@ -258,7 +260,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shadow = shadow_of(Path(folder) / "tree")
         for part in PARTS:  # with nothing changed all tests must pass, or every mutant would count as found
-            first = next((path for path in sorted((ROOT / part).glob("*.py"))))
+            first = next(path for path in sorted((ROOT / part).glob("*.py")))
             unchanged = Mutant(f"{part}/{first.name}", 0, "nothing", first.read_text())
             if is_found(unchanged, shadow):
                 raise SystemExit(f"{part}: its tests fail, or take over {LIMIT_S:.0f} s, with nothing changed")
