@@ -3,16 +3,16 @@
     python benchmarks/methods.py METHOD --seed 0 [--steps N] [--folder methods_run]
 
 METHOD is grpo, t_grpo or pa_grpo. Clips show a square that goes left, right, up or down: reversed, a clip has another
-answer. The cold start (SFT, made once per seed and shared) teaches the form and the axis, and nothing about direction:
-the directions of its demonstrations are tossed, once for the <observation> and once for the <answer>. So it is right
-half of the time, and the order of the frames does not matter to it.
+answer. The cold start (SFT, made once per seed and shared) teaches the form, the axis, and little about direction: the
+direction in a demonstration is right in 65 % of the cases, tossed once for the <observation> and once for the <answer>.
 
     grpo      accuracy and format
     t_grpo    the same with a contrast view of shuffled frames and the temporal bonus (mode paper)
     pa_grpo   one reward alone, for the <observation> block: whether it names the right direction
 
-Prints one JSON line: on held-out clips, before and after training, the accuracy of the answer, that with shuffled
-frames, their difference, and the accuracy of the observation.
+Prints one JSON line: on held-out clips, before and after training, the accuracy of four sampled answers, that with
+shuffled frames, their difference, and the accuracy of the observations. How much a method gained at the same number of
+steps is what tells them apart: in the long run all of them come to 100 %.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ from mmreason.types import Rollout, Sample, Score
 
 AXES = {"left": ("left", "right"), "right": ("left", "right"), "up": ("up", "down"), "down": ("up", "down")}
 COUNTS = {"sft": 1200, "train": 1200, "eval": 200}
-COLD_STEPS = 100
-STEPS = {"grpo": 60, "t_grpo": 60, "pa_grpo": 60}
+RIGHT = 0.65
+"""Share of the demonstrations' directions that are right."""
+COLD_STEPS = 150
+STEPS = 30
 SHAPE = r"<observation>[^<]*</observation><answer>[^<]*</answer>"
 
 FORMAT: dict[str, Any] = {"name": "format", "weight": 0.2, "options": {"pattern": SHAPE}}
@@ -112,7 +114,8 @@ def _row(rng: np.random.Generator, folder: Path, split: str, index: int) -> dict
     clip.parent.mkdir(parents=True, exist_ok=True)
     assert question.write is not None
     question.write(clip)
-    seen, said = (rng.choice(AXES[question.answer]) for _ in range(2))
+    wrong = next(word for word in AXES[question.answer] if word != question.answer)
+    seen, said = (question.answer if rng.random() < RIGHT else wrong for _ in range(2))
     row = {
         "id": f"{split}-{index:05d}",
         "messages": [
@@ -151,7 +154,7 @@ def settings(folder: Path, run_dir: Path, model: Path, seed: int, method: str, s
         "grpo": {"advantage": "group_mean", "max_refills": 0, **of_method.get("contrast", {})},
         "train": {
             "method": "sft" if sft else "grpo",
-            "steps": steps or STEPS[method],
+            "steps": steps or STEPS,
             "prompts_per_step": 32 if sft else 16,
             "row_tokens": 2048,
             "learning_rate": 1e-3 if sft else 3e-4,
@@ -164,23 +167,21 @@ def settings(folder: Path, run_dir: Path, model: Path, seed: int, method: str, s
 
 
 def measure(folder: Path, name: str, model: Path) -> dict[str, float]:
-    """Greedy answers to the held-out clips, as they are and with shuffled frames."""
+    """Four sampled answers to each held-out clip, as it is and with shuffled frames."""
     config = settings(folder, folder / name, model, 0, "sft", 1)
     config["data"] = {"eval": [{"path": str(folder / "eval.jsonl")}]}
-    config["rewards"] = [{"name": "accuracy"}]
+    config["rewards"], config["eval"] = [{"name": "accuracy"}], {"n": 4}
     found = mmreason.evaluate(config, out=folder / f"eval-{name}", views=["shuffled"], fresh=True)
     golds = {row["id"]: row["answer"] for row in map(json.loads, (folder / "eval.jsonl").read_text().splitlines())}
-    seen = [
-        _says(_observation(row.answers[0].text), golds[row.id.rpartition(":")[2] or row.id]).total
-        for row in found.result.rows
-    ]
+    answers = [(answer, golds[row.id]) for row in found.result.rows for answer in row.answers]
+    seen = [_says(_observation(answer.text), gold).total for answer, gold in answers]
     accuracy, gap = found.metrics["accuracy/all"], found.metrics["dependence/shuffled/all"]
-    answered = sum(extract_answer(row.answers[0].text) is not None for row in found.result.rows)
+    answered = sum(extract_answer(answer.text) is not None for answer, _ in answers)
     return {
-        "accuracy": accuracy,
+        "accuracy": round(accuracy, 4),
         "shuffled": round(accuracy - gap, 4),
         "gap": round(gap, 4),
-        "observation": float(np.mean([value or 0.0 for value in seen])),
+        "observation": round(float(np.mean([value or 0.0 for value in seen])), 4),
         "answered": answered / len(seen),
     }
 
