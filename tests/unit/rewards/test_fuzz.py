@@ -97,7 +97,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "length_group": {"unit": "words"},
     "length_overlong": {"unit": "words", "max_length": 20, "buffer": 5},
 }
-ELSEWHERE = {"judge": "asks a server", "tars": "asks two functions of the user's"}
+ELSEWHERE = {
+    "chart_code": "runs the answer in a sandbox, which has tests of its own",
+    "judge": "asks a server",
+    "tars": "asks two functions of the user's",
+}
 """Rewards that do not read the answer themselves."""
 
 
