@@ -89,6 +89,17 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--out", metavar="F", type=Path, help="write here, not to standard output")
     score.set_defaults(verb=_score)
 
+    service = verbs.add_parser("serve-reward", help="serve a model that scores answers: an encoder, a reward model")
+    service.add_argument("what", metavar="SCORER|FILE.yaml", help="siglip, reward_model, pkg.mod:attr, file.py:attr")
+    service.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. options.path=/models/siglip batch=64")
+    service.add_argument("--device", help="cpu (default), cuda, cuda:1, ...")
+    service.add_argument("--host", help="default: 127.0.0.1, this machine only")
+    service.add_argument("--port", type=int, help="default: 8100; 0: any free one")
+    service.add_argument("--media-root", dest="media_roots", metavar="DIR", action="append", help="folder that paths "
+                         "of media may lead into; may be given several times")  # fmt: skip
+    service.add_argument("--key-env", metavar="NAME", help="environment variable with the key that requests must have")
+    service.set_defaults(verb=_serve_reward)
+
     report = verbs.add_parser("report", help="write report.html of a run: going on, killed or finished")
     report.add_argument("folder", metavar="RUN_DIR", type=Path)
     report.set_defaults(verb=_report)
@@ -292,6 +303,19 @@ def _score(args: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 1 if 0 < summary.completions == summary.failed else 0
+
+
+def _serve_reward(args: argparse.Namespace) -> int:
+    from mmreason.serving.config import service_config
+
+    names = ("device", "host", "port", "media_roots", "key_env")
+    config = service_config(
+        args.what, args.overrides, {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    )
+    from mmreason.serving.server import serve
+
+    serve(config, _show)
+    return 0
 
 
 @contextmanager

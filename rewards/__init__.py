@@ -36,7 +36,10 @@ from mmreason.rewards import (
     ranking,
     referring,
     repetition,
+    reward_models,
     safety,
+    semantic,
+    service,
     tables,
     temporal,
     tracking,
@@ -69,6 +72,9 @@ REWARDS: dict[str, RewardFn] = {
     "vision_reasoner": objects.vision_reasoner,
     # models elsewhere
     "judge": judge.judge,
+    "rm_relative": reward_models.rm_relative,
+    "semantic": semantic.semantic,
+    "service": service.service,
     # space and robots
     "triplets": triplets.triplets,
     "calls": triplets.calls,
@@ -111,10 +117,18 @@ REWARDS: dict[str, RewardFn] = {
 OPTION_CHECKS: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
     "judge": judge.mistakes,
     "chart_code": charts.obstacles,
+    "rm_relative": reward_models.mistakes,
+    "semantic": service.mistakes,
+    "service": service.mistakes,
 }
 """What can be wrong with options whose types are right, or with this machine, a line each."""
 
-FACTS: dict[str, Callable[[Mapping[str, Any]], dict[str, str]]] = {"judge": judge.facts}
+FACTS: dict[str, Callable[[Mapping[str, Any]], dict[str, str]]] = {
+    "judge": judge.facts,
+    "rm_relative": service.facts,
+    "semantic": service.facts,
+    "service": service.facts,
+}
 """What a reward asks and whom, where that is no function of ours: noted in the run's events."""
 
 BoundReward = Callable[[Sample, Sequence[Rollout]], Sequence[Score]]

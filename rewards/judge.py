@@ -24,8 +24,9 @@ from typing import Any, Literal
 from mmreason.rewards import verdict_cache
 from mmreason.rewards.base import BAD_GOLD, extract_answer
 from mmreason.rewards.judge_prompts import PROMPTS, Block, Prompt, PromptName, prompt_hash, request
+from mmreason.rewards.questions import question_of, references_of
 from mmreason.rewards.remote import Errand, Nonsense, OnOutage, Patience, Refused, Server, server_mistakes
-from mmreason.types import MediaRef, Rollout, Sample, Score
+from mmreason.types import Rollout, Sample, Score
 
 Blocks = tuple[tuple[str, str], ...]
 """(title, text) of what the judge is shown."""
@@ -138,7 +139,7 @@ def _pairs(sample: Sample, rollouts: Sequence[Rollout], against: str) -> list[_C
         known[-1] = _reference(sample)
     else:
         pairs = [(left, right) for left in known for right in known if left != right]
-    question = _question(sample)
+    question = question_of(sample, name_media=True)
     head = (("Question", question),) if question else ()
     return [
         _Case(
@@ -152,7 +153,7 @@ def _pairs(sample: Sample, rollouts: Sequence[Rollout], against: str) -> list[_C
 def _text(name: Block, sample: Sample, response: str) -> str | None:
     """What stands under a title; None where the response lacks it, "" where the sample has no question."""
     if name == "question":
-        return _question(sample)
+        return question_of(sample, name_media=True)
     if name == "reference":
         return _reference(sample)
     if name == "response":
@@ -160,26 +161,8 @@ def _text(name: Block, sample: Sample, response: str) -> str | None:
     return extract_answer(response, {"thinking": "think"}.get(name, name))
 
 
-def _question(sample: Sample) -> str:
-    """The users' messages, with media named, and the options."""
-    parts = [
-        f"[{part.kind}]" if isinstance(part, MediaRef) else part
-        for message in sample.messages
-        if message.role == "user"
-        for part in message.content
-    ]
-    return "\n".join([*parts, *_options(sample)]).strip()
-
-
-def _options(sample: Sample) -> list[str]:
-    return [f"{chr(ord('A') + index)}. {option}" for index, option in enumerate(sample.options)]
-
-
 def _reference(sample: Sample) -> str:
-    """The gold answer; alternatives in a line each."""
-    values = sample.answer if isinstance(sample.answer, (list, tuple)) else [sample.answer]
-    texts = [str(value).strip() for value in values if value is not None]
-    return "\nor\n".join((extract_answer(text) or text) for text in texts if text)
+    return "\nor\n".join(references_of(sample))
 
 
 # ---- asking
