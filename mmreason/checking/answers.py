@@ -6,6 +6,7 @@ shape, or a gold that no reward can read, shows before training does.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from mmreason.config import RewardConfig
 from mmreason.errors import ConfigError, DataError
 from mmreason.geometry import convert_box
 from mmreason.rewards.base import extract_answer
+from mmreason.rewards.boxes import items_of
+from mmreason.rewards.frames import find_gold, meant_items
 from mmreason.rewards.golds import KINDS
 from mmreason.types import Box, CoordinateFrame, Geometry, Sample
 
@@ -31,6 +34,7 @@ _SHAPES = (
 )
 """Shapes that are tried on a format reward with a pattern of its own."""
 
+_LISTS = ("det_iou", "det_confidence", "det_ap", "det_weighted", "det_miou", "set_f1", "vision_reasoner")
 FRAMES: tuple[CoordinateFrame, ...] = ("original_pixels", "resized_pixels", "per_thousand", "unit")
 
 
@@ -83,9 +87,18 @@ class Gold:
 
 
 def gold_of(sample: Sample, rewards: Sequence[RewardConfig]) -> Gold | None:
-    """The gold answer as text; None for a row without one. Raises DataError for a box that cannot be written."""
+    """The gold answer as text; None for a row without one. Raises DataError for a place that cannot be written."""
     if "box" in sample.golds:
-        return _box_gold(sample, options_of("iou", sample, rewards))
+        gold = _box_gold(sample, options_of("iou", sample, rewards))
+        published = options_of("format", sample, rewards).get("variant") == "vlm_r1"
+        return Gold(text=_whole(gold.text), wrong_frames=gold.wrong_frames) if published else gold
+    if sample.answer is None and (spans := sample.golds.get("spans")):
+        return Gold(text="; ".join(f"[{start}, {end}]" for start, end in spans))
+    named = {"boxes": _LISTS, "track": ("tracking",)}
+    for name, wanting in named.items():
+        if name in sample.golds:
+            options = (options_of(reward, sample, rewards) for reward in wanting)
+            return Gold(text=_list_gold(sample, name, next(filter(None, options), {})))
     if sample.task in KINDS and not isinstance(sample.answer, str):
         return None  # a plan, a list of pages, ...: its reward reads it, and how a model writes it is not known here
     value = sample.answer[0] if isinstance(sample.answer, (list, tuple)) and sample.answer else sample.answer
@@ -138,7 +151,7 @@ def _box_gold(sample: Sample, options: Mapping[str, Any]) -> Gold:
 def gold_box(sample: Sample, options: Mapping[str, Any]) -> Box:
     """`golds["box"]` with its frame. Raises DataError for anything but four numbers."""
     given: Any = sample.golds["box"]
-    frame = options.get("gold_frame", "original_pixels")
+    frame = sample.golds.get("frame", options.get("gold_frame", "original_pixels"))
     if isinstance(given, Mapping):
         given, frame = given.get("value"), given.get("frame", frame)
     usual = isinstance(given, (list, tuple)) and len(given) == 4 and all(isinstance(n, int | float) for n in given)
@@ -167,8 +180,33 @@ def outside(sample: Sample, options: Mapping[str, Any]) -> str | None:
 
 
 def _geometry(sample: Sample, options: Mapping[str, Any]) -> Geometry | None:
-    index = int(options.get("media_index", 0))
-    return sample.geometry[index] if 0 <= index < len(sample.geometry) else None
+    given = sample.golds.get("box")
+    own = given.get("image") if isinstance(given, Mapping) else None
+    index = next((i for i in (own, sample.golds.get("image")) if i is not None), options.get("media_index", 0))
+    return sample.geometry[index] if isinstance(index, int) and 0 <= index < len(sample.geometry) else None
+
+
+def _list_gold(sample: Sample, name: str, options: Mapping[str, Any]) -> str:
+    """The things of `golds[name]` as JSON in the frame of the model. Raises DataError."""
+    gold = find_gold(
+        sample,
+        name,
+        frame=options.get("frame"),
+        gold_frame=options.get("gold_frame", "original_pixels"),
+        media_index=options.get("media_index", 0),
+    )
+    things = []
+    for item in meant_items(gold, items_of(gold.value), gold.spoken):
+        thing: dict[str, Any] = {"bbox_2d": [round(n, 6) for n in item.box or ()]}
+        if item.points:
+            thing["point_2d"] = [round(n, 6) for n in item.points[0]]
+        things.append({**thing, "label": item.label, "Confidence": 1} if item.label else {**thing, "Confidence": 1})
+    return json.dumps(things)
+
+
+def _whole(numbers: str) -> str:
+    """A box as VLM-R1's format wants it: an object with whole numbers."""
+    return json.dumps({"bbox_2d": [round(n) for n in json.loads(numbers)]})
 
 
 def _written(box: Box) -> str:

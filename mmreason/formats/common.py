@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmreason.rewards.base import extract_answer
+from mmreason.rewards.boxes import read_items
 from mmreason.row_checks import kind_of
 
 Row = Mapping[str, Any]
@@ -140,10 +141,12 @@ def checked_gold(value: Any) -> dict[str, Any]:
 
     A capital letter alone is `mcq`; text with a digit or a formula's signs is `math`, as its trainers grade it; plain
     words are `exact`; true and false are `yes_no`, other numbers `numeric`. Four numbers are a box; an object goes to
-    `golds`, for a reward that knows it.
+    `golds`, for a reward that knows it. Text with a list of objects with boxes is `detection`.
     """
     value = answer_text(value)
     if isinstance(value, str):
+        if _holds_boxes(value):
+            return {"answer": value, "task": "detection"}
         task = "mcq" if _LETTER.fullmatch(value) else "math" if _FORMULA.search(value) else "exact"
         return {"answer": value, "task": task}
     if isinstance(value, bool):
@@ -164,7 +167,15 @@ def spoken_gold(value: Any) -> dict[str, Any]:
     return {"answer": value, "task": _spoken_task(value)}
 
 
+def _holds_boxes(text: str) -> bool:
+    """Whether it is a list of objects, each with a box, as in the data of Visual-RFT and VLM-R1."""
+    items = read_items(text) if "{" in text else None
+    return bool(items) and all(item.box is not None for item in items or ())
+
+
 def _spoken_task(text: str) -> str:
+    if _holds_boxes(text):
+        return "detection"
     if _LETTER.fullmatch(text):
         return "mcq"
     if _NUMBER.fullmatch(text):

@@ -69,6 +69,40 @@ def boxes(folder: Path, *golds: Any) -> list[str]:
     return [row("Where is it?", media=media, task="grounding", answer=None, golds={"box": gold}) for gold in golds]
 
 
+def test_the_frame_is_that_of_the_image_that_the_box_is_in(tmp_path: Path, tiny_vl: Path) -> None:
+    write_image(tmp_path / "small.png", picture(64, 64))
+    write_image(tmp_path / "wide.png", picture(640, 480))
+    media = [{"type": "image", "image": name} for name in ("small.png", "wide.png")]
+    messages = [{"role": "user", "content": [*media, {"type": "text", "text": "Where?"}]}]
+    boxes = ([100, 100, 500, 300], [300, 200, 600, 400])
+    rows = [json.dumps({"messages": messages, "task": "grounding", "golds": {"box": b, "image": 1}}) for b in boxes]
+    found = report(tmp_path, rows, [{"name": "iou"}], model=str(tiny_vl))
+    assert not lines(found, "gold"), str(found)
+
+
+@pytest.mark.parametrize(
+    ("task", "golds", "reward"),
+    [
+        (
+            "detection",
+            {"boxes": [{"bbox_2d": [100, 100, 500, 300], "label": "cat"}, {"bbox_2d": [1, 2, 33, 44]}]},
+            "det_ap",
+        ),
+        ("detection", {"boxes": [[100, 100, 500, 300]]}, "det_iou"),
+        ("tracking", {"track": [[100, 100, 500, 300], [110, 100, 510, 300]]}, "tracking"),
+        ("temporal", {"spans": [[1.5, 3], [7, 9]]}, "tiou"),
+    ],
+)
+def test_lists_of_places_and_times_are_tried_as_well(
+    tmp_path: Path, tiny_vl: Path, task: str, golds: dict[str, Any], reward: str
+) -> None:
+    write_image(tmp_path / "wide.png", picture(640, 480))
+    rows = [row("Where is it?", media=("image", "wide.png"), task=task, answer=None, golds=golds)] * 2
+    found = report(tmp_path, rows, [{"name": reward}], model=str(tiny_vl))
+    assert not [f for f in found.findings if f.kind in ("gold", "reward")], str(found)
+    assert any(line.startswith("2 golds") for line in found.tables), found.tables
+
+
 IOU = {"name": "iou"}
 
 

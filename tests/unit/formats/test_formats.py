@@ -153,6 +153,25 @@ def test_several_images_and_short_answers_as_in_vlm_r1(said: Any, task: str, gol
     assert score.total == 1.0
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        '```json\n[{"bbox_2d": [10, 20, 30, 40], "label": "cat"}]\n```',
+        "<answer>[{'Position': [10, 20, 30, 40], 'Confidence': 1}]</answer>",
+    ],
+)
+def test_lists_of_boxes_as_in_vlm_r1_and_visual_rft(said: str, tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "<image>Find all cats."}, {"from": "gpt", "value": said}]
+    spoken = read({"id": 1, "image": "a.png", "conversations": turns}, tmp_path)
+    checked = read({"problem": "<image>Find all cats.", "images": ["a.png"], "answer": said}, tmp_path)
+    for sample in (spoken, checked):
+        assert sample.task == "detection"
+        (score,) = bind("det_iou", {"frame": "original_pixels"})(
+            sample, [Rollout(text='<answer>[{"bbox_2d": [10, 20, 30, 40]}]</answer>')]
+        )
+        assert score.total == 1
+
+
 def test_llava_next_writes_image_for_its_videos(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "<image>\nWhat happens?"}, {"from": "gpt", "value": "A cat jumps."}]
     sample = read({"video": "a.mp4", "conversations": turns, "data_source": "0_30_s"}, tmp_path)
