@@ -42,6 +42,7 @@ def named(*boxes: tuple[Any, str]) -> list[dict[str, Any]]:
         (sure((A, 0.9), (A, 0.9), (B, 0.8)), (A, B), 1.0, 0.85),
         (sure((A, 0.9), (FAR, 0.8), (FARTHER, 0.1)), (A,), 1 / 3, 2 / 3),
         (sure(([0, 0, 100, 50], 0.9)), (A,), 0, 0.1),  # an IoU of 0.5 is none
+        (sure(([0, 0, 100, 50], 0.9), (A, 0.2)), (A,), 0.5, 0.15),  # and leaves the gold to others
         (sure((A, 0.5), ([*A], 0.9)), (A,), 1, 0.5),  # the first of two
         ([], (A,), 0, 0),
         ([], (), 1, 1),
