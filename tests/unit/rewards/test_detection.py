@@ -111,6 +111,12 @@ def test_precision_at_one_threshold_and_by_confidence() -> None:
     assert value("det_ap", both, (A,), length=False, confidences=True) == 1
 
 
+def test_the_best_overlap_is_matched_first_down_to_the_threshold() -> None:
+    poor, good = ([0, 0, 100, 60], "cat"), ([0, 0, 100, 90], "cat")
+    assert value("det_weighted", named(poor, good), named((A, "cat"))) == pytest.approx(0.7 * 0.9 + 0.3 * 0.75)
+    assert value("det_weighted", named(([0, 0, 100, 50], "cat")), named((A, "cat"))) == pytest.approx(0.7 * 0.5 + 0.3)
+
+
 def test_golds_without_labels_take_any() -> None:
     assert value("det_ap", CAT_AND_DOG, (A, B)) == value("det_weighted", CAT_AND_DOG, (A, B)) == 1
 
