@@ -36,8 +36,7 @@ def main(names: Sequence[str]) -> int:
             problem = run_one(name, Path(folder) / name, workshop)
             seconds = time.perf_counter() - begun
             problem = problem or (f"over {LIMIT_S:g} s" if seconds > LIMIT_S else "")
-            stages = len(load_plan(name).stages)
-            print(f"{name:24}{stages:3} stage{'s' if stages > 1 else ' '}{seconds:7.1f} s  {problem or 'ok'}", flush=True)
+            print(f"{name:24}{len(load_plan(name).stages):3} stage(s){seconds:7.1f} s  {problem or 'ok'}", flush=True)
             failed += [name] if problem else []
     print(f"{time.perf_counter() - started:.0f} s in all; failed: {', '.join(failed) or 'none'}")
     return 1 if failed else 0

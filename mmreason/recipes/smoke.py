@@ -38,11 +38,12 @@ class Workshop:
     folder: Path
     _made: dict[str, Path] = field(default_factory=dict)
 
-    def model(self, family: str) -> Path:
-        """Folder of a tiny checkpoint."""
-        if family not in self._made:
-            self._made[family] = build_tiny(family, self.folder / f"tiny-{family}")
-        return self._made[family]
+    def model(self, family: str, seed: int = 0) -> Path:
+        """Folder of a tiny checkpoint. Other seeds have other weights and the same tokenizer: teachers."""
+        name = f"tiny-{family}-{seed}"
+        if name not in self._made:
+            self._made[name] = build_tiny(family, self.folder / name, seed=seed)
+        return self._made[name]
 
 
 def smoke(plan: Plan, run_dir: Path, workshop: Workshop | None = None, say: Callable[[str], None] = print) -> Path:
@@ -86,6 +87,9 @@ def shrunk(plan: Plan, run_dir: Path, workshop: Workshop, judge: str = "") -> Pl
         after = next((folders[s.config.run_dir] for s in plan.stages if s.name == stage.after), None)
         values["model"]["path"] = f"{after}/model" if after else str(workshop.model(family))
         values["data"] = _data(values["data"], header, run_dir / "data" / (stage.name or "run"), folders)
+        for term in values["grpo"]["terms"]:
+            if "teacher" in term["options"]:
+                term["options"]["teacher"] = str(workshop.model(family, seed=1))
         for reward in values["rewards"]:
             if reward["name"] == "judge":
                 reward["options"]["url"] = judge

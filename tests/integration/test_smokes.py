@@ -1,4 +1,4 @@
-"""The recipes that come first, run small, and one more that the commit's hash draws. All of them: `make test-recipes`."""
+"""The recipes that come first run small, and one more, drawn by the commit's hash. All: `make test-recipes`."""
 
 from __future__ import annotations
 
