@@ -171,6 +171,16 @@ def _expression(scene: Scene) -> Asked:
     return Asked(text=text, task="expression", golds={"expression": gold}, said="(10 - 4) * (3 + 1)")
 
 
+_CHART = """import matplotlib.pyplot as plt
+plt.bar(["a", "b"], [1, NUMBER])
+plt.title("Two bars")"""
+
+
+def _chart_code(scene: Scene) -> Asked:
+    code = _CHART.replace("NUMBER", str(scene.number))
+    return Asked(text="Write code that draws this chart.", task="chart", golds={"code": code}, said=code)
+
+
 KINDS: Mapping[str, Callable[[Scene], Asked]] = MappingProxyType(
     {
         "mcq": _mcq,
@@ -200,5 +210,6 @@ KINDS: Mapping[str, Callable[[Scene], Asked]] = MappingProxyType(
         "maze": _maze,
         "grid": _grid,
         "expression": _expression,
+        "chart_code": _chart_code,
     }
 )

@@ -18,11 +18,13 @@ from mmreason.recipes.kinds import KINDS, Asked
 from mmreason.recipes.scenes import MEDIA, Scene
 
 
-def write_rows(file: Path, specs: Sequence[str], demo: str, *, count: int, seed: int = 0) -> Path:
+def write_rows(
+    file: Path, specs: Sequence[str], demo: str, *, count: int, seed: int = 0, pairs: bool = False
+) -> Path:
     """Write `count` rows of the kinds `specs` in turn, with their media beside `file`; returns it.
 
-    `specs`: "MEDIA KIND" each. `demo`: the demonstration of every row, with {thought} and {answer} in it. The same
-    arguments give the same rows. Raises ConfigError for media or kinds that are not known.
+    `specs`: "MEDIA KIND" each. `demo`: the demonstration of every row, with {thought} and {answer} in it. `pairs`: also
+    prefer it to the answer alone. The same arguments give the same rows. Raises ConfigError for media or kinds that are not known.
     """
     makers = [_maker(spec) for spec in specs]
     media = file.parent / f"{file.stem}_media"
@@ -32,7 +34,8 @@ def write_rows(file: Path, specs: Sequence[str], demo: str, *, count: int, seed:
     for index in range(count):
         draw, ask = makers[index % len(makers)]
         scene = draw(rng, media, f"{index:03d}")
-        rows.append(_row(scene, ask(scene), demo, f"{file.stem}-{index:03d}"))
+        row, said = _row(scene, ask(scene), demo, f"{file.stem}-{index:03d}")
+        rows.append({**row, "pairs": [{"chosen": row["demos"][0], "rejected": said}]} if pairs else row)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
 
@@ -46,8 +49,8 @@ def _maker(spec: str) -> tuple[Callable[[np.random.Generator, Path, str], Scene]
     return MEDIA[media], KINDS[kind]
 
 
-def _row(scene: Scene, asked: Asked, demo: str, name: str) -> dict[str, Any]:
-    """In the native schema (docs/data.md)."""
+def _row(scene: Scene, asked: Asked, demo: str, name: str) -> tuple[dict[str, Any], str]:
+    """A row of the native schema (docs/data.md), and its answer as a model says it."""
     said = asked.said or str(asked.answer)
     row: dict[str, Any] = {
         "id": name,
@@ -58,4 +61,4 @@ def _row(scene: Scene, asked: Asked, demo: str, name: str) -> dict[str, Any]:
     }
     more = {"options": list(asked.options), "golds": dict(asked.golds)}
     meta = {**asked.meta, "pass_rate": scene.number / 10}
-    return row | {key: value for key, value in more.items() if value} | {"meta": meta}
+    return row | {key: value for key, value in more.items() if value} | {"meta": meta}, said

@@ -86,7 +86,7 @@ def shrunk(plan: Plan, run_dir: Path, workshop: Workshop, judge: str = "") -> Pl
         family = header.family or family_named(_first_model(plan, stage))
         after = next((folders[s.config.run_dir] for s in plan.stages if s.name == stage.after), None)
         values["model"]["path"] = f"{after}/model" if after else str(workshop.model(family))
-        values["data"] = _data(values["data"], header, run_dir / "data" / (stage.name or "run"), folders)
+        values["data"] = _data(values["data"], header, run_dir / "data" / (stage.name or "run"), folders, values)
         for term in values["grpo"]["terms"]:
             if "teacher" in term["options"]:
                 term["options"]["teacher"] = str(workshop.model(family, seed=1))
@@ -118,7 +118,7 @@ def _small(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data(
-    values: dict[str, Any], header: RecipeHeader, folder: Path, folders: Mapping[str, str]
+    values: dict[str, Any], header: RecipeHeader, folder: Path, folders: Mapping[str, str], whole: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A stage's data: made-up rows in the place of its files; what an earlier stage writes stays its own."""
     values["media_root"] = None
@@ -134,7 +134,8 @@ def _data(
             many = len(values[which]) == len(header.rows)
             specs = header.rows[index : index + 1] if many else header.rows
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_rows(file, specs, header.demo, count=max(ROWS, len(specs)), seed=index + 10 * (which == "eval"))
+            seed, pairs = index + 10 * (which == "eval"), whole["train"]["method"] == "dpo"
+            write_rows(file, specs, header.demo, count=max(ROWS, len(specs)), seed=seed, pairs=pairs)
             source |= {"path": str(file), "format": "auto", "adapter": "auto", "streaming": False, "limit": None}
     return values
 
