@@ -24,7 +24,8 @@ def write_rows(
     """Write `count` rows of the kinds `specs` in turn, with their media beside `file`; returns it.
 
     `specs`: "MEDIA KIND" each. `demo`: the demonstration of every row, with {thought} and {answer} in it. `pairs`: also
-    prefer it to the answer alone. The same arguments give the same rows. Raises ConfigError for media or kinds that are not known.
+    prefer it to the answer alone. The same arguments give the same rows. Raises ConfigError for media or kinds that are
+    not known.
     """
     makers = [_maker(spec) for spec in specs]
     media = file.parent / f"{file.stem}_media"
