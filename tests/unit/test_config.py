@@ -146,7 +146,7 @@ def test_unknown_key_near_nothing_lists_what_there_is(tmp_path: Path) -> None:
         ("train.steps=true", "train.steps: got True; input should be a valid integer"),
         ("train.steps='5'", "train.steps: got '5'; input should be a valid integer"),
         ("train.learning_rate=.nan", "train.learning_rate: got nan; input should be a finite number"),
-        ("train.method=ppo", "train.method: got 'ppo'; input should be 'sft' or 'grpo'"),
+        ("train.method=ppo", "train.method: got 'ppo'; input should be 'sft', 'grpo' or 'dpo'"),
         ("model.freeze=vision", "model.freeze: got 'vision'; input should be a list, as in [a, b]"),
         ("rollout.top_p=2", "rollout.top_p: got 2; input should be less than or equal to 1"),
         ("seed=100000000000000000000000", "seed: got 100000000000000000000000; input should be less than "
