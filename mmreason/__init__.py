@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from mmreason.checking import CheckReport
     from mmreason.config import RunConfig
     from mmreason.diagnosis import Diagnosis
+    from mmreason.evaluation.sampling import Sampled
     from mmreason.evaluation.verb import Evaluation
     from mmreason.scoring import ScoreSummary
 
 __version__ = "0.1.0"
-__all__ = ["check", "doctor", "evaluate", "init", "report", "score", "train"]
+__all__ = ["check", "doctor", "evaluate", "init", "report", "sample", "score", "train"]
 
 Config: TypeAlias = "RunConfig | Mapping[str, Any] | str | Path"
 
@@ -89,6 +90,28 @@ def evaluate(
     from mmreason.evaluation.verb import evaluate_config
 
     return evaluate_config(checked, model=model, out=out, fresh=fresh, views=views)
+
+
+def sample(
+    config: Config,
+    *overrides: str,
+    out: str | Path,
+    model: str | Path | None = None,
+    fresh: bool = False,
+    **selection: Any,
+) -> Sampled:
+    """`mmreason sample`: `rollout.n` answers to each row of `data.train`, the chosen ones written as rows to `out`.
+
+    `selection`: fields of `evaluation.selection.Selection`. Answers are kept beside `out`, so that another selection,
+    or going on after a stop, asks no question again. `model`: a checkpoint other than `model.path`.
+    """
+    from mmreason.config import load_config
+
+    checked = load_config(config, overrides)
+    from mmreason.evaluation.sampling import sample_config
+    from mmreason.evaluation.selection import Selection
+
+    return sample_config(checked, Path(out), Selection(**selection), model=model, fresh=fresh)
 
 
 def score(file: str | Path, *rewards: str, config: Config | None = None, out: str | Path | None = None) -> ScoreSummary:

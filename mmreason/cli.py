@@ -159,6 +159,25 @@ def _add_verbs_of_a_config(verbs: argparse._SubParsersAction[argparse.ArgumentPa
     evaluation.add_argument("--views", metavar="LIST", default="", help="also with media changed, to tell what "
                             "they are worth: none, shuffled, blank, noise, muted, or several: none,muted")  # fmt: skip
     evaluation.set_defaults(verb=_eval)
+    _add_sample(verbs)
+
+
+def _add_sample(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sample = verbs.add_parser("sample", help="answer the training data, write chosen answers as the next stage's data")
+    sample.add_argument("config", metavar="RUN.yaml", type=Path)
+    sample.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. rollout.n=16 rollout.temperature=0.8")
+    sample.add_argument("--out", metavar="FILE.jsonl", type=Path, required=True, help="rows go here; answers beside it")
+    sample.add_argument("--keep", choices=("correct", "all"), default="correct", help="default: correct")
+    sample.add_argument("--unique", choices=("text", "answer", "reasoning"), default="text", help="of answers that are "
+                       "the same in this, the first is kept (default: text)")  # fmt: skip
+    sample.add_argument("--per-question", metavar="K", type=int, help="at most so many answers per question")
+    sample.add_argument("--inconsistent", action="store_true", help="leave out questions always answered right")
+    sample.add_argument("--expert", action="store_true", help="a question never answered right keeps its own demos")
+    sample.add_argument("--every-row", action="store_true", help="also rows of which no answer is kept")
+    sample.add_argument("--pairs", choices=("thinkpo", "right_wrong"), help="write pairs (DPO) instead of demos")
+    sample.add_argument("--model", metavar="FOLDER", type=Path, help="sample from this, not the config's model.path")
+    sample.add_argument("--fresh", action="store_true", help="ask every question again")
+    sample.set_defaults(verb=_sample)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -255,6 +274,21 @@ def _eval(args: argparse.Namespace) -> int:
     _quiet_libraries()
     with _sigterm_exits():
         found = mmreason.evaluate(config, model=args.model, out=args.out, fresh=args.fresh, views=views)
+    if found.is_main:
+        _show(found)
+    return 0
+
+
+def _sample(args: argparse.Namespace) -> int:
+    from mmreason.config import load_config
+
+    config = load_config(args.config, args.overrides)
+    _quiet_libraries()
+    names = ("keep", "unique", "per_question", "inconsistent", "expert", "every_row", "pairs")
+    with _sigterm_exits():
+        found = mmreason.sample(
+            config, out=args.out, model=args.model, fresh=args.fresh, **{name: getattr(args, name) for name in names}
+        )
     if found.is_main:
         _show(found)
     return 0

@@ -87,6 +87,7 @@ def _answered_row(sample: Sample, group: Sequence[Rollout], marks: Sequence[Scor
             correct=None if mark.total is None else mark.flags.get("correct"),
             tokens=rollout.tokens,
             truncated=rollout.finish_reason == "length",
+            score=mark.total,
             vote=None if same.total in (None, NO_VOTE) else int(same.total),
         )
         for rollout, mark, same in zip(group, marks, agreed, strict=True)

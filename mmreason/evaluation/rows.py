@@ -28,6 +28,8 @@ class EvalAnswer:
     """None where the rewards do not say."""
     tokens: int = 0
     truncated: bool = False
+    score: float | None = None
+    """Its reward; None where there is none."""
     vote: int | None = None
     """Index of the first answer of this question that is the same; None where it has no vote."""
 

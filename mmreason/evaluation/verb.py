@@ -68,11 +68,13 @@ def evaluate_config(
     out: str | Path | None = None,
     fresh: bool = False,
     views: Sequence[str] = (),
+    sampled: bool = False,
 ) -> Evaluation:
     """Evaluate `model` (default: `model.path`) on `data.eval`; write eval.jsonl and eval.json to `out` (run_dir).
 
     Questions that are in eval.jsonl already are not asked again. `views`: also with the media changed in these ways
-    (processors/views.py), to tell how much of the accuracy comes from them. Raises ConfigError (no eval data; no such
+    (processors/views.py), to tell how much of the accuracy comes from them. `sampled`: a lone answer is sampled, too.
+    Raises ConfigError (no eval data; no such
     view; eval.jsonl holds answers under other settings, and not `fresh`), DataError, ModelError, RewardError.
     """
     if not config.data.eval:
@@ -82,7 +84,7 @@ def evaluate_config(
     path = config.model.path if model is None else str(model)
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": path, "lora": None})})
     with watching(config.train.timeout_s) as watch:
-        return _evaluate(config, Path(out or config.run_dir), fresh, chosen, watch)
+        return _evaluate(config, Path(out or config.run_dir), fresh, chosen, watch, sampled)
 
 
 def _checked_views(names: Sequence[str]) -> tuple[View, ...]:
@@ -93,7 +95,9 @@ def _checked_views(names: Sequence[str]) -> tuple[View, ...]:
     return tuple(dict.fromkeys(known[name] for name in names))
 
 
-def _evaluate(config: RunConfig, folder: Path, fresh: bool, views: Sequence[View], watch: Watch) -> Evaluation:
+def _evaluate(
+    config: RunConfig, folder: Path, fresh: bool, views: Sequence[View], watch: Watch, sampled: bool
+) -> Evaluation:
     samples = load_all(config.data, "eval")
     engine = Engine(config.train.model_copy(update={"deepspeed": None}))
     settings = settings_of(config, samples)
@@ -106,7 +110,7 @@ def _evaluate(config: RunConfig, folder: Path, fresh: bool, views: Sequence[View
         if engine.is_main:
             files["ordered"].write_numbers(None)
         total, done = sum(map(len, asked.values())), sum(map(len, known.values()))
-        with _opened(config, engine) as answer, _progress(total, done, engine.is_main) as bar:
+        with _opened(config, engine, sampled) as answer, _progress(total, done, engine.is_main) as bar:
             for view, part in _rounds(missing, config, engine.world):
                 watch.enter(f"round at {bar.n} of {total}")
                 rows = _in_order(engine.gather(answer(part[engine.rank :: engine.world], view)))
@@ -154,13 +158,13 @@ def _in_order(parts: Sequence[EvalResult]) -> list[EvalRow]:
 
 
 @contextmanager
-def _opened(config: RunConfig, engine: Engine) -> Iterator[Any]:
+def _opened(config: RunConfig, engine: Engine, sampled: bool) -> Iterator[Any]:
     """A function from samples and a view to their EvalResult, with model, workers and rewards behind it."""
     policy = load_policy(config.model, engine.device, trained=False)
     traits = policy.family.traits(policy.base.config)
     rollout, n = config.rollout, config.eval.n
     params = SamplingParams(
-        greedy=n == 1,
+        greedy=n == 1 and not sampled,
         temperature=config.eval.temperature,
         top_p=rollout.top_p,
         top_k=rollout.top_k,
