@@ -56,7 +56,7 @@ def test_online_sft_needs_no_reward() -> None:
 
 
 def test_metis_rise_keeps_own_answers_where_it_is_inconsistent_and_an_experts_where_it_never_is_right() -> None:
-    options = {"inconsistent": True, "expert": True}
+    options: dict[str, Any] = {"inconsistent": True, "expert": True}
     assert made(row(("a 5", True), ("b 5", True)), **options) is None
     assert (made(row(("a 5", True), ("b 4", False)), **options) or {})["demos"] == ["a 5"]
     never = row(("a 4", False), ("b 4", False))
