@@ -176,6 +176,7 @@ def test_many_findings_of_a_kind_are_counted_and_kept(tmp_path: Path, capsys: py
         ({"model": {"lora": {"targets": ["q_proj", "nope"]}}}, "model.lora.targets: 'nope' names no linear layer"),
         ({"data": {"max_prompt_tokens": 2}}, "1 of 1 rows cannot be used"),
         ({"rewards": [{"name": "format", "options": {"pattern": "x+y"}}]}, "fits none of the usual ways"),
+        ({"shaping": [{"name": "length_bonus", "options": {"lo": 1}}]}, "shaping length_bonus: unknown option 'lo'"),
     ],
 )
 def test_what_the_config_names_is_looked_at(
