@@ -18,6 +18,7 @@ from mmreason.rewards import (
     accuracy,
     bands,
     charts,
+    consistency,
     detection,
     diagnosis,
     ego,
@@ -34,6 +35,7 @@ from mmreason.rewards import (
     points,
     puzzles,
     ranking,
+    reconstruction,
     referring,
     repetition,
     reward_models,
@@ -72,9 +74,11 @@ REWARDS: dict[str, RewardFn] = {
     "vision_reasoner": objects.vision_reasoner,
     # models elsewhere
     "judge": judge.judge,
+    "reconstruction": reconstruction.reconstruction,
     "rm_relative": reward_models.rm_relative,
     "semantic": semantic.semantic,
     "service": service.service,
+    "think_answer": consistency.think_answer,
     # space and robots
     "triplets": triplets.triplets,
     "calls": triplets.calls,
@@ -117,6 +121,7 @@ REWARDS: dict[str, RewardFn] = {
 OPTION_CHECKS: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
     "judge": judge.mistakes,
     "chart_code": charts.obstacles,
+    "reconstruction": reconstruction.mistakes,
     "rm_relative": reward_models.mistakes,
     "semantic": service.mistakes,
     "service": service.mistakes,
@@ -125,6 +130,7 @@ OPTION_CHECKS: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
 
 FACTS: dict[str, Callable[[Mapping[str, Any]], dict[str, str]]] = {
     "judge": judge.facts,
+    "reconstruction": reconstruction.facts,
     "rm_relative": service.facts,
     "semantic": service.facts,
     "service": service.facts,

@@ -217,7 +217,7 @@ class _Asker:
             "max_tokens": self.max_tokens,
         }
         encoded = json.dumps(body).encode()
-        text = _content(self.server.post("chat/completions", encoded, timeout_s))
+        text = content_of(self.server.post("chat/completions", encoded, timeout_s))
         verdict = asked.verdict(text) if text is not None else None
         if verdict is None:
             where = "no text in the reply" if text is None else "no verdict in the asked form at its end"
@@ -225,7 +225,7 @@ class _Asker:
         return verdict
 
 
-def _content(body: bytes) -> str | None:
+def content_of(body: bytes) -> str | None:
     """The text of a chat completion; None for anything else."""
     try:
         text = json.loads(body)["choices"][0]["message"]["content"]

@@ -41,6 +41,8 @@ class JudgeServer:
     """What it does next, and what it was asked."""
 
     judgement: Judgement = honest
+    answer: Callable[[list[Any]], str] | None = None
+    """Instead of `judgement`: (messages) -> the whole reply."""
     troubles: list[str] = field(default_factory=list)
     """Taken from the front, one per request; then it answers."""
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -98,8 +100,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif trouble:
             self._send(*TROUBLES[trouble])
         else:
-            system, user = (message["content"] for message in body["messages"])
-            reply = {"choices": [{"message": {"role": "assistant", "content": self.judge.judgement(system, user)}}]}
+            messages = body["messages"]
+            given = self.judge.answer or (lambda asked: self.judge.judgement(asked[0]["content"], asked[1]["content"]))
+            reply = {"choices": [{"message": {"role": "assistant", "content": given(messages)}}]}
             self._send(200, {}, json.dumps(reply).encode())
 
     def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
