@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+from mmreason.config import Plan
+from mmreason.serving.config import ServiceConfig
+from mmreason.serving.scorers import Item
+from mmreason.serving.server import listening
+
+Service = Callable[[Path], AbstractContextManager[str]]
+"""(folder that media may lie in) -> its URL, while it runs."""
+
+
+@contextmanager
+def started(plan: Plan, media: Path) -> Iterator[dict[str, str]]:
+    """The services that a plan's rewards ask, on this machine: the URL for each such reward's name."""
+    names = {reward.name for stage in plan.stages for reward in stage.config.rewards}
+    with ExitStack() as running:
+        yield {name: running.enter_context(SERVICES[name](media)) for name in sorted(names & set(SERVICES))}
 
 _ASKED = re.compile(r"VERDICT (\w+) X\nwhere X is ([^.]+)\.")
 """How mmreason/rewards/judge_prompts.py asks for a verdict."""
 
 
 @contextmanager
-def local_judge() -> Iterator[str]:
+def local_judge(media: Path) -> Iterator[str]:
     """An OpenAI-compatible server on a free port, whose verdicts follow from a code in the question; yields its URL."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Judge)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -55,3 +75,46 @@ def verdict(messages: list[dict[str, Any]]) -> str:
         return "VERDICT unknown"
     choices = re.split(r", | or ", asked[2])
     return f"VERDICT {asked[1]} {choices[sum(map(ord, asked[1])) % len(choices)]}"
+
+
+class MadeUpScores:
+    """A scorer for `mmreason serve-reward` without a model: a number from 0 to 1 that follows from the text."""
+
+    kinds: frozenset[str] = frozenset()
+
+    def __init__(self, *, device: str) -> None:
+        pass
+
+    def facts(self) -> dict[str, str]:
+        return {"model": "made up"}
+
+    def score(self, items: Sequence[Item]) -> list[list[Any]]:
+        return [[_number(text) for text in item.texts] for item in items]
+
+
+class MadeUpCosines(MadeUpScores):
+    """The same for pictures, which are decoded as for a real one: a cosine for each frame, and their mean."""
+
+    kinds = frozenset({"image", "video"})
+
+    def score(self, items: Sequence[Item]) -> list[list[Any]]:
+        return [[{"frames": [_number(text)] * 2, "mean": _number(text)} for text in item.texts] for item in items]
+
+
+def _number(text: str) -> float:
+    return hashlib.sha256(text.encode()).digest()[0] / 255
+
+
+def _scorer(name: str, media: Path) -> AbstractContextManager[str]:
+    return listening(ServiceConfig(scorer=f"mmreason.recipes.services:{name}", port=0, media_roots=[str(media)]))
+
+
+SERVICES: Mapping[str, Service] = MappingProxyType(
+    {
+        "judge": local_judge,
+        "rm_relative": partial(_scorer, "MadeUpScores"),
+        "service": partial(_scorer, "MadeUpScores"),
+        "semantic": partial(_scorer, "MadeUpCosines"),
+    }
+)
+"""Rewards that ask somebody at their option `url` -> who that is in a smoke."""

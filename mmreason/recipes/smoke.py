@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mmreason.config import Plan, RecipeHeader, Stage, build_config
@@ -21,13 +21,14 @@ from mmreason.errors import ConfigError
 from mmreason.policy.families import FAMILIES, family_of
 from mmreason.policy.policy import load_policy
 from mmreason.recipes.rows import write_rows
-from mmreason.recipes.services import local_judge
+from mmreason.recipes.services import started
 from mmreason.training.chain import run_plan
 
 ROWS = 6
 STEPS = 2
 ANSWER_TOKENS = 12
 _MARKER = "smoke.json"
+_NOBODY: Mapping[str, str] = MappingProxyType({})
 _PLAIN_ROWS = RecipeHeader(paper="", method="", modality="", fidelity="inspired")
 
 
@@ -54,9 +55,8 @@ def smoke(plan: Plan, run_dir: Path, workshop: Workshop | None = None, say: Call
     """
     _clear(run_dir)
     workshop = workshop or Workshop(run_dir / "tiny")
-    with ExitStack() as services:
-        judge = services.enter_context(local_judge()) if _asks_a_judge(plan) else ""
-        small = shrunk(plan, run_dir, workshop, judge)
+    with started(plan, run_dir) as urls:
+        small = shrunk(plan, run_dir, workshop, urls)
         say(f"smoke: {', '.join(_described(stage) for stage in small.stages)}; in {run_dir}")
         model = run_plan(small, say)
     load_policy(ModelConfig(path=str(model), self_check=False), "cpu")
@@ -71,12 +71,8 @@ def smoke_folder(plan: Plan) -> Path:
     return run_dir.with_name(f"{run_dir.name}-smoke")
 
 
-def _asks_a_judge(plan: Plan) -> bool:
-    return any(reward.name == "judge" for stage in plan.stages for reward in stage.config.rewards)
-
-
-def shrunk(plan: Plan, run_dir: Path, workshop: Workshop, judge: str = "") -> Plan:
-    """The same plan, small, with its data written; rewards that ask a judge ask the one at this URL."""
+def shrunk(plan: Plan, run_dir: Path, workshop: Workshop, urls: Mapping[str, str] = _NOBODY) -> Plan:
+    """The same plan, small, with its data written; rewards that ask a service ask the one at their name's URL."""
     header = plan.header or _PLAIN_ROWS
     folders = {stage.config.run_dir: str(run_dir / (stage.name or "run")) for stage in plan.stages}
     stages = []
@@ -91,8 +87,8 @@ def shrunk(plan: Plan, run_dir: Path, workshop: Workshop, judge: str = "") -> Pl
             if "teacher" in term["options"]:
                 term["options"]["teacher"] = str(workshop.model(family, seed=1))
         for reward in values["rewards"]:
-            if reward["name"] == "judge":
-                reward["options"]["url"] = judge
+            if reward["name"] in urls:
+                reward["options"]["url"] = urls[reward["name"]]
         stages.append(replace(stage, config=build_config(values, f"smoke of stage {stage.name or 1}")))
     return replace(plan, stages=tuple(stages))
 
