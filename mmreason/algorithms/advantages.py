@@ -118,7 +118,7 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float,
     """A_t = sum_l (gamma lam)^l delta_{t+l}, delta_t = r_t + gamma V_{t+1} - V_t. Schulman et al. 2016, equation 16.
 
     `mask_BT`: real tokens, a run from 0; nothing follows the last one. 0 elsewhere. Example: reward 1 at the last of
-    three tokens, values .5: gamma = lam = 1 -> .5, .5, .5; lam 0 -> 0, 0, .5. No config names it: there is no critic.
+    three tokens, values .5: gamma = lam = 1 -> .5, .5, .5; lam 0 -> 0, 0, .5.
     """
     mask_BT = mask_BT.to(rewards_BT.dtype)
     advantages_BT = torch.zeros_like(rewards_BT)
@@ -144,11 +144,16 @@ ADVANTAGES: dict[str, Callable[[Outcomes, float], Tensor]] = {
     ),
     "remax": lambda outcomes, epsilon: remax(outcomes.total_NG, outcomes.greedy_N),
     "contrast": lambda outcomes, epsilon: contrast(outcomes.total_NG),
+    "gae": lambda outcomes, epsilon: _zero_missing(outcomes.total_NG),  # a critic makes advantages of it, by token
     "gdpo": lambda outcomes, epsilon: gdpo(outcomes.parts_NGK, outcomes.weights_K, epsilon),
 }
 
 NEEDS_GREEDY = ("remax",)
 """These compare with a greedy answer, which has to be sampled too."""
+
+
+NEEDS_CRITIC = ("gae",)
+"""These look at values of a critic, which has to be trained too."""
 
 
 def has_signal(rewards_NG: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def span_mistakes(config: RunConfig) -> Iterator[str]:
         return
     grpo = config.grpo
     for key, value, wrong, hint in (
-        ("grpo.advantage", grpo.advantage, ("contrast",), "it compares whole answers; use group"),
+        ("grpo.advantage", grpo.advantage, ("contrast", "gae"), "it is about whole answers; use group"),
         ("grpo.ratio", grpo.ratio, ("sequence",), "one ratio mixes the spans; use token or sequence_token"),
         ("grpo.clip", grpo.clip, ("geometric", "disco_b", "disco", "disco_ratio"), "it scores whole answers; use ppo"),
         ("grpo.kl_in", grpo.kl_in, ("reward",), "the spans have no total to take it off; use loss"),

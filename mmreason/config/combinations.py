@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from mmreason.config import RunConfig
 
 
+BY_ITSELF = ("remax", "gae")
+"""Values of grpo.advantage that compare an answer with no other of its group."""
+
+
 def impossible(config: RunConfig) -> Iterator[str]:
     """The mistakes in a config whose keys are right each by itself."""
     for check in _CHECKS:
@@ -43,7 +47,7 @@ def _gates_are_rewards(config: RunConfig) -> Iterator[str]:
 
 
 def _groups_compare(config: RunConfig) -> Iterator[str]:
-    if config.train.method == "grpo" and config.rollout.n < 2 and config.grpo.advantage != "remax":
+    if config.train.method == "grpo" and config.rollout.n < 2 and config.grpo.advantage not in BY_ITSELF:
         yield f"rollout.n: {config.rollout.n}, but a group needs at least 2 answers to compare"
 
 
@@ -82,7 +86,7 @@ def _something_is_trained(config: RunConfig) -> Iterator[str]:
 
 
 def _adapters_are_in_the_language_model(config: RunConfig) -> Iterator[str]:
-    ignored = set(config.train.learning_rates) - {"language"} if config.model.lora else set()
+    ignored = set(config.train.learning_rates) - {"language", "critic"} if config.model.lora else set()
     for part in sorted(ignored):
         yield f"train.learning_rates.{part}: with model.lora only adapters in language are trained; drop this key"
 
@@ -183,9 +187,20 @@ def _kl_in_the_reward(config: RunConfig) -> Iterator[str]:
         yield "grpo.kl_in: reward, but grpo.advantage gdpo has no total reward to take it off; use loss"
 
 
-def _remax_needs_no_spread(config: RunConfig) -> Iterator[str]:
-    if config.grpo.advantage == "remax" and config.grpo.drop_constant_groups:
-        yield "grpo.drop_constant_groups: true, but grpo.advantage remax learns from such groups too; use false"
+def _some_need_no_spread(config: RunConfig) -> Iterator[str]:
+    advantage = config.grpo.advantage
+    if advantage in BY_ITSELF and config.grpo.drop_constant_groups:
+        yield f"grpo.drop_constant_groups: true, but grpo.advantage {advantage} learns from such groups too; use false"
+
+
+def _critic_is_there(config: RunConfig) -> Iterator[str]:
+    advantage = config.grpo.advantage
+    if "critic" in config.train.learning_rates and (advantage != "gae" or config.train.method != "grpo"):
+        yield f"train.learning_rates.critic: grpo.advantage is {advantage}, which has none; use gae, or drop this key"
+    if advantage == "gae" and any(term.name == "demo_policy" for term in config.grpo.terms):
+        yield "grpo.terms: demo_policy, but grpo.advantage gae gives demonstrations no advantage; use imitation"
+    if advantage == "gae" and any(shaper.name == "difficulty_weight" for shaper in config.shaping):
+        yield "shaping: difficulty_weight weighs groups, which grpo.advantage gae does not compare; drop it"
 
 
 def _rewards_apart_are_summed(config: RunConfig) -> Iterator[str]:
@@ -300,7 +315,8 @@ _CHECKS = (
     _disco_is_whole,
     _kl_has_a_coefficient,
     _kl_in_the_reward,
-    _remax_needs_no_spread,
+    _some_need_no_spread,
+    _critic_is_there,
     _rewards_apart_are_summed,
     _terms_are_whole,
     _something_is_learnt,

@@ -32,6 +32,7 @@ DEVIATIONS = (
     "reinforce_pp_baseline",
     "reinforce_pp_baseline_tokens",
     "gdpo",
+    "gae",
 )
 WEIGHTS = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "geometric_mask")
 DISCO = ("disco_b", "disco", "disco_ratio")
@@ -122,6 +123,36 @@ OPTIONS: dict[str, Option] = {
         default=0.0,
         above=-INFINITE,
         help="a sample is hard while the mean reward of its last group is below this; needs replay",
+    ),
+    "gamma": Option(
+        key="advantage", read_by=("gae",), default=1.0, above=0.0, most=1.0, help="discount per token"
+    ),
+    "lam": Option(
+        key="advantage",
+        read_by=("gae",),
+        default=1.0,
+        above=-1e-300,
+        most=1.0,
+        help="GAE's lambda: below 1 less variance and a bias by what the critic gets wrong (ReFT, TRL: 0.95)",
+    ),
+    "vf_coef": Option(
+        key="advantage", read_by=("gae",), default=0.1, above=-1e-300, help="weight of the value loss (ReFT: 5)"
+    ),
+    "value_clip": Option(
+        key="advantage",
+        read_by=("gae",),
+        default=0.2,
+        above=-1e-300,
+        help="values are fitted as if they moved no further than this in a batch (TRL: 0.2, verl: 0.5); 0: no clip",
+    ),
+    "whiten": Option(
+        key="advantage",
+        read_by=("gae",),
+        default=1.0,
+        above=-1e-300,
+        most=1.0,
+        switch=True,
+        help="1: advantages less their mean, over their deviation, over all tokens of the batch",
     ),
     "support": Option(
         key="",

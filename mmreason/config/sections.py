@@ -237,11 +237,13 @@ class GrpoConfig(Section):
         "remax",
         "contrast",
         "gdpo",
+        "gae",
     ] = "group"
     """group: (r - mean) / std of the group; group_mean: r - mean (Dr.GRPO); batch: r - group mean, over batch std;
     rloo: leave-one-out; reinforce_pp: (r - mean) / std of the batch, _baseline: after r - group mean, _tokens: longer
     answers count more in mean and std; remax: r - r of a greedy answer; contrast: mean of right minus mean of wrong
-    answers (DisCO); gdpo: every reward normalised in its group, then the sum over the batch."""
+    answers (DisCO); gdpo: every reward normalised in its group, then the sum over the batch;
+    gae: by token, against the values of a critic that is trained too (PPO)."""
     ratio: Literal["token", "sequence", "sequence_token"] = "token"
     """What is clipped: each token's ratio, or the answer's geometric mean (GSPO; GSPO-token)."""
     clip: Literal["ppo", "none", "gppo", "cispo", "sapo", "geometric", "disco_b", "disco", "disco_ratio"] = "ppo"
@@ -269,9 +271,10 @@ class GrpoConfig(Section):
     """Weigh by old policy / what really sampled, cut at bounds or dropped outside; costs a forward pass."""
     options: dict[str, float] = Field(default_factory=dict)
     """Constants that only some of these choices have: epsilon, dual, tau_positive, tau_negative, tau, drift_beta,
-    drift_delta, max_log_ratio, policy_weight, kl_end, kl_target, kl_gain, weight_low, weight_high; with top_p or top_k
-    support; of rollout.entropy_target temperature_gain, temperature_low, temperature_high; of hard samples that come
-    again replay, replay_below. One that is not read is refused."""
+    drift_delta, max_log_ratio, policy_weight, kl_end, kl_target, kl_gain, weight_low, weight_high; of gae gamma, lam,
+    vf_coef, value_clip, whiten; with top_p or top_k support; of rollout.entropy_target temperature_gain,
+    temperature_low, temperature_high; of hard samples that come again replay, replay_below. One that is not read is
+    refused."""
     terms: tuple[TermConfig, ...] = ()
     """Further losses, added to the policy loss."""
     contrast_view: Literal["shuffled", "blank", "noise", "muted", "none"] | None = None
@@ -314,8 +317,10 @@ class TrainConfig(Section):
     """How per-token losses become one number; constant divides by answers x max_new_tokens (Dr.GRPO)."""
     learning_rate: float = Field(1e-6, ge=0)
     """Peak learning rate; 1e-5 suits LoRA."""
-    learning_rates: dict[Literal["vision", "audio", "projector", "language"], float] = Field(default_factory=dict)
-    """Other learning rates for some parts."""
+    learning_rates: dict[Literal["vision", "audio", "projector", "language", "critic"], float] = Field(
+        default_factory=dict
+    )
+    """Other learning rates for some parts; critic: PPO's value head."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's weight decay."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"

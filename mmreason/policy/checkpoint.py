@@ -23,8 +23,11 @@ def write_checkpoint(
     weights (the model itself does not change). Raises CheckpointError where the folder cannot be written or a name of
     the model is missing from `state`.
     """
-    weights = {name: _own(tensor) for name, tensor in merge_adapters(state, adapter_scale).items()}
-    expected = {name.replace(".base_layer.", ".") for name in model.state_dict() if not _is_adapter(name)}
+    merged = merge_adapters(state, adapter_scale).items()
+    weights = {name: _own(tensor) for name, tensor in merged if not is_critic(name)}
+    expected = {
+        name.replace(".base_layer.", ".") for name in model.state_dict() if not (_is_adapter(name) or is_critic(name))
+    }
     if weights.keys() != expected:
         odd = sorted(weights.keys() ^ expected)
         raise CheckpointError(f"{folder}: the state to save and the model differ in {len(odd)} names, first {odd[0]}")
@@ -59,6 +62,11 @@ def _own(tensor: Tensor) -> Tensor:
     """A copy where the tensor is a window into a larger buffer (ZeRO-1 and 2 make those): windows cannot be saved."""
     window = tensor.untyped_storage().nbytes() != tensor.nbytes
     return tensor.detach().clone() if window else tensor
+
+
+def is_critic(name: str) -> bool:
+    """Whether a parameter belongs to the critic, which is trained beside the model and no part of it."""
+    return ".critic." in name
 
 
 def _is_adapter(name: str) -> bool:

@@ -62,10 +62,35 @@ class ScoringPlan:
     """Give the hidden states of the planned tokens instead of scores."""
 
 
+class CriticHead(nn.Linear):
+    """The value of the text so far, from its last token's hidden state: one number, float32 whatever the input's type.
+
+    It begins with 0 everywhere.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__(hidden, 1, dtype=torch.float32)
+
+    def reset_parameters(self) -> None:
+        """All 0."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return nn.functional.linear(input.float(), self.weight.float(), self.bias.float())
+
+
 class ScoringHead(nn.Linear):
     """An LM head that can score. Made by `install`, so that its weight is the model's own."""
 
     plan: ScoringPlan | None = None
+    critic: CriticHead | None
+    """Set where values are wanted, too. It reads the very hidden states that the tokens are predicted from."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+        self.register_module("critic", None)
 
     @classmethod
     def install(cls, model: nn.Module) -> ScoringHead:
@@ -74,15 +99,15 @@ class ScoringHead(nn.Linear):
         assert isinstance(old, nn.Linear), f"lm_head is a {type(old).__name__}"
         assert old.bias is None, "an LM head with a bias is not known here"
         with torch.device("meta"):  # no second copy of the largest matrix, not even for a moment
-            head = cls(old.in_features, old.out_features, bias=False)
+            head = cls(old.in_features, old.out_features)
         head.weight = old.weight
         model.lm_head = head
         return head
 
     @contextmanager
     def scoring(self, plan: ScoringPlan) -> Iterator[None]:
-        """Inside, forward([1, T, D]) returns float32 [1, N, 2]: log-prob and entropy of each planned token ([1, N, 3]
-        against a teacher; [1, N, D] where the plan asks for hidden states).
+        """Inside, forward([1, T, D]) returns float32 [1, N, 2]: log-prob and entropy of each planned token; against a
+        teacher one column more, with a critic one more at the end. [1, N, D] where the plan asks for hidden states.
 
         A batch [B, T, D] counts as one row of B x T tokens.
         """
@@ -94,6 +119,7 @@ class ScoringHead(nn.Linear):
             self.plan = None
 
     def forward(self, input: Tensor) -> Tensor:
+        """Logits, or inside `scoring` what its plan asks for."""
         if self.plan is None:  # in float32 as well, so that sampling and scoring agree under autocast
             with torch.autocast(input.device.type, enabled=False):
                 return nn.functional.linear(input.float(), self.weight.float())
@@ -101,6 +127,8 @@ class ScoringHead(nn.Linear):
         if self.plan.hidden:
             return hidden_ND[None]
         scores: Tensor = _Score.apply(hidden_ND, self.weight, self.plan)  # type: ignore[no-untyped-call]
+        if self.critic is not None:
+            scores = torch.cat([scores, self.critic(hidden_ND)], dim=1)
         return scores[None]
 
 

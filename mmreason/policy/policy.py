@@ -21,11 +21,11 @@ from mmreason.config import ModelConfig
 from mmreason.errors import ModelError
 from mmreason.policy import attention
 from mmreason.policy.attention import Formulation, TreeLayout
-from mmreason.policy.checkpoint import write_checkpoint
+from mmreason.policy.checkpoint import is_critic, write_checkpoint
 from mmreason.policy.dummy import dummy_tree
 from mmreason.policy.families import Family, adapter_pattern, opening, require_targets
 from mmreason.policy.front import CheckpointFront, load_front
-from mmreason.policy.head import Against, ScoringHead, ScoringPlan
+from mmreason.policy.head import Against, CriticHead, ScoringHead, ScoringPlan
 from mmreason.policy.positions import MediaRules, rope_positions
 from mmreason.processors.base import MediaTraits
 from mmreason.support import take
@@ -46,6 +46,8 @@ class TokenScores:
     """Entropy of the distribution that each token was drawn from, in nats."""
     divergence: Tensor | None = None
     """KL(policy || teacher) of that distribution, in nats, where a teacher was given."""
+    value: Tensor | None = None
+    """What the critic, where there is one, expects of the text before each token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,8 @@ class Policy:
         scores = self._forward(batch, self._plan(batch, places, temperature, against=against), forward, grad)
         blank = torch.zeros(batch.ids.shape[0], device=self.device)
         found = [blank.index_put((places,), column) for column in scores.unbind(1)]
-        return TokenScores(*found)
+        value = found.pop() if self.head.critic is not None else None
+        return TokenScores(found[0], found[1], divergence=found[2] if teaching is not None else None, value=value)
 
     def hidden_states(self, batch: Batch, *, forward: Forward | None = None) -> Tensor:
         """What the head gets for each loss-bearing token of a row, without gradient. [T, D], 0 for other tokens."""
@@ -164,6 +167,10 @@ class Policy:
         with torch.set_grad_enabled(grad), self.head.scoring(plan):
             found: Tensor = (forward or self.model)(**self._inputs(batch)).logits[0]
         return found
+
+    def add_critic(self) -> None:
+        """From here on tokens have values, too; the critic is trained, and is not part of the exported model."""
+        self.head.critic = CriticHead(self.head.in_features).to(self.device)
 
     def reference_scores(
         self, batch: Batch, *, temperature: float = 1.0, forward: Forward | None = None
@@ -198,7 +205,8 @@ class Policy:
         groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
         for name, parameter in self.trained():
             decays = not (name.endswith("bias") or "norm" in name)
-            groups.setdefault((self.family.part_of(name), decays), []).append(parameter)
+            part = "critic" if is_critic(name) else self.family.part_of(name)
+            groups.setdefault((part, decays), []).append(parameter)
         return [
             {
                 "name": part if decays else f"{part}, no decay",

@@ -1,6 +1,6 @@
 """GRPO and its relatives: sample groups, score them, push answers by their advantage.
 
-What is not here: no critic, no base trainer, no branch per variant or modality. A variant is a row in a table of
+What is not here: no base trainer, no branch per variant or modality. A variant is a row in a table of
 `algorithms`; media are inside the trees.
 """
 
@@ -13,11 +13,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mmreason.algorithms.advantages import NEEDS_CRITIC
 from mmreason.algorithms.clips import WHOLE_GROUPS
 from mmreason.config.columns import spans_of
 from mmreason.errors import ConfigError
 from mmreason.training.collect import Collected, collect, is_masked
 from mmreason.training.credit import advantages_of, credit
+from mmreason.training.critic import with_values
 from mmreason.training.objective import kl_coefficient, kl_sums, objective_of, row_loss
 from mmreason.training.run import Run
 from mmreason.training.term_inputs import TermInputs
@@ -46,6 +48,8 @@ def train_grpo(run: Run) -> None:
             spans_of(config),
             trained=lambda rollout: not is_masked(config, rollout),
         )
+        with run.timed("score"):
+            trees, judged = with_values(run, trees, coefficient)
         trees = inputs.noted(groups, trees, step)
         with run.timed("pack"):
             updates = [rows for rows in prepare(run, trees) if rows]
@@ -59,7 +63,7 @@ def train_grpo(run: Run) -> None:
         with run.timed("gallery"):
             run.gallery.keep(step, collected.groups, collected.left_out)
         tokens = collected.tokens + sum(row.ids.shape[0] for rows in updates for row in rows)
-        metrics = {**sampled, **kl, **mean(changes)}
+        metrics = {**sampled, **kl, **judged, **mean(changes)}
         if config.grpo.kl_coef:
             metrics["kl_coef"] = coefficient
         if config.rollout.entropy_target is not None:
@@ -75,7 +79,8 @@ def penalties(run: Run, groups: Sequence[RolloutGroup], coefficient: float) -> t
     """
     config = run.config
     blank_NG = torch.zeros(len(groups), config.rollout.n, dtype=torch.float64)
-    if not config.grpo.kl_coef or config.grpo.kl_in != "reward":
+    by_token = config.grpo.advantage in NEEDS_CRITIC  # which then has it taken off by token
+    if not config.grpo.kl_coef or config.grpo.kl_in != "reward" or by_token:
         return blank_NG, {}
     rows = rows_of(run, credit(groups, blank_NG[:, :, None], trained=lambda rollout: True))
     scored = [with_logprobs(run, row, reference=True) for row in rows]

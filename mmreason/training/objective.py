@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmreason.algorithms.clips import CLIP_SCHEDULES, Bounds
+from mmreason.algorithms.critic import value_loss
 from mmreason.algorithms.kl import KL_ESTIMATORS, KL_SCHEDULES, KLState
 from mmreason.algorithms.losses import Objective, add, kl_loss, policy_loss
 from mmreason.algorithms.ratios import Tokens
@@ -103,11 +104,21 @@ def row_loss(
                 limit=objective.bounds.max_log_ratio,
             )
             out = add(out, kl)
+        if scores.value is not None:
+            out = add(out, _fit(scores.value, tokens.weight, columns, config))
         for term in terms:
             out = add(out, term(term_row(tokens, scores, columns)))
         return out
 
     return loss
+
+
+def _fit(value: Tensor, weight: Tensor, columns: Mapping[str, Tensor], config: RunConfig) -> LossOutput:
+    """The critic's share in a row's loss; 0 for rows that another process has to fill up with."""
+    blank, option = torch.zeros_like(weight), config.grpo.option
+    old, target = columns.get("value.old", blank), columns.get("value.target", blank)
+    out = value_loss(value, old, target, weight, clip=option("value_clip"))
+    return replace(out, loss=option("vf_coef") * out.loss)
 
 
 def term_row(tokens: Tokens, scores: TokenScores, columns: Mapping[str, Tensor]) -> TermRow:

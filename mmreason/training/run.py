@@ -10,7 +10,7 @@ import hashlib
 import math
 import shutil
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
@@ -21,12 +21,14 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmreason.algorithms.advantages import NEEDS_CRITIC
 from mmreason.config import RewardConfig, RunConfig, leaf_values
 from mmreason.encode import Encoder
 from mmreason.errors import BudgetError, CheckpointError, ConfigError
 from mmreason.evaluation import EvalResult, evaluate
 from mmreason.evaluation.dependence import dependence, dependence_lines
 from mmreason.order import Order
+from mmreason.policy.checkpoint import is_critic
 from mmreason.policy.policy import Policy, load_policy
 from mmreason.policy.self_check import self_check
 from mmreason.processors.pipeline import MediaPipeline
@@ -279,6 +281,8 @@ class Run:
                 save_file(self._trained_tensors(state), folder / "adapters.safetensors")
             else:
                 self.policy.save_pretrained(folder / "model", state_dict=state)
+                if self.policy.head.critic is not None:
+                    save_file(self._trained_tensors(state, is_critic), folder / "critic.safetensors")
             checkpoint.write_json(folder / "state.json", {"step": self.step, **self._settings(), **self._model()})
 
     def _write_rest(self, folder: Path) -> None:
@@ -315,8 +319,10 @@ class Run:
         if weights is not None:
             model = model.model_copy(update={"path": str(weights)})
         policy = load_policy(model, self.engine.device)
-        if model.lora and resumed is not None:
-            _load_trained(policy, load_file(resumed / "adapters.safetensors"))
+        if self.config.train.method == "grpo" and self.config.grpo.advantage in NEEDS_CRITIC:
+            policy.add_critic()
+        if resumed is not None:
+            _load_trained(policy, resumed, whole=not model.lora)
         if self.config.grpo.kl_coef and self.config.train.method != "sft" and not model.lora:
             # The reference is where training STARTED, also when the policy continues from a checkpoint.
             policy.reference = load_policy(self.config.model, self.engine.device, trained=False)
@@ -324,9 +330,11 @@ class Run:
             self_check(policy)
         return policy
 
-    def _trained_tensors(self, gathered: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    def _trained_tensors(
+        self, gathered: dict[str, Tensor] | None, wanted: Callable[[str], bool] = lambda name: True
+    ) -> dict[str, Tensor]:
         whole = self.policy.model.state_dict() if gathered is None else gathered
-        return {name: whole[name].detach().cpu().contiguous() for name, _ in self.policy.trained()}
+        return {name: whole[name].detach().cpu().contiguous() for name, _ in self.policy.trained() if wanted(name)}
 
     def _restore(self, folder: Path) -> None:
         self.engine.load_optimizer(folder)
@@ -359,12 +367,17 @@ def fingerprint(policy: Policy) -> str:
     return hashlib.sha256(repr(shapes).encode()).hexdigest()
 
 
-def _load_trained(policy: Policy, stored: dict[str, Tensor]) -> None:
-    """Copy tensors into the trained parameters of the same names. Raises CheckpointError when the names differ."""
-    trained = dict(policy.trained())
+def _load_trained(policy: Policy, folder: Path, *, whole: bool) -> None:
+    """Copy what a checkpoint holds beside the model's own weights - adapters, the critic - into the parameters of these
+    names. `whole`: the model's weights were loaded with it. Raises CheckpointError when the names differ.
+    """
+    trained = {name: parameter for name, parameter in policy.trained() if not whole or is_critic(name)}
+    file = folder / ("critic.safetensors" if whole else "adapters.safetensors")
+    stored = load_file(file) if file.exists() else {}
     if stored.keys() != trained.keys():
         odd = sorted(stored.keys() ^ trained.keys())[0]
-        raise CheckpointError(f"adapters.safetensors: {odd} is on one side only; model.lora changed, use a new run_dir")
+        changed = "grpo.advantage" if is_critic(odd) else "model.lora"
+        raise CheckpointError(f"{file}: {odd} is on one side only; {changed} changed, use a new run_dir")
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(stored[name])

@@ -159,7 +159,8 @@ def test_unknown_key_near_nothing_lists_what_there_is(tmp_path: Path) -> None:
         ("run_dir=" + "9" * 300, "run_dir: got " + "9" * 77 + "...; input should be a valid string"),
         (
             "train.learning_rates={tower: 1}",
-            "train.learning_rates.tower: got 'tower'; input should be 'vision', 'audio', 'projector' or 'language'",
+            "train.learning_rates.tower: got 'tower'; input should be 'vision', 'audio', 'projector', 'language' or "
+            "'critic'",
         ),
         ("data=3", "data: got 3; expected a section with keys train, eval, media_root, system, suffix, show_options, "
          "max_prompt_tokens, max_bad_fraction, order, difficulty, pass_rate, mix"),
@@ -206,6 +207,12 @@ train: {learning_rates: {vision: 1e-5}, row_tokens: 512}
         ("options: {replay: 0.1}", "grpo.options.replay_below: missing; options.replay needs it"),
         ("options: {replay_below: 0.1}", "grpo.options.replay_below: options.replay is 0, which does not read it"),
         ("options: {temperature_low: 1}", "grpo.options.temperature_low: rollout.entropy_target is not set, which"),
+        ("options: {gamma: 0.9}", "grpo.options.gamma: grpo.advantage is group, which does not read it; drop"),
+        ("advantage: gae", "grpo.drop_constant_groups: true, but grpo.advantage gae learns from such groups too"),
+        (
+            "advantage: gae, drop_constant_groups: false, options: {whiten: 0.5}",
+            "grpo.options.whiten: 0.5, expected 0 or 1",
+        ),
         ("options: {epsilon: 0}", "grpo.options.epsilon: 0.0, expected more than 0"),
         ("options: {dual: 1.2}", "grpo.options.dual: 1.2, expected more than 1 + grpo.clip_high (1.28)"),
         ("off_policy: token_mask, options: {weight_low: 2}", "grpo.options.weight_low: 2.0, expected less than"),

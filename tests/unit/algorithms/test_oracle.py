@@ -12,9 +12,11 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mmreason.algorithms.advantages import ADVANTAGES, Outcomes
 from mmreason.algorithms.clips import CLIPS, WHOLE_GROUPS, Bounds
+from mmreason.algorithms.critic import judged
 from mmreason.algorithms.kl import KL_ESTIMATORS
 from mmreason.algorithms.losses import Objective, kl_loss, policy_loss
 from mmreason.algorithms.ratios import RATIOS
@@ -98,6 +100,50 @@ def test_dr_grpo_is_smaller_by_one_answer_of_the_group() -> None:
 
 def test_a_greedy_baseline_is_unbiased() -> None:
     assert toy.largest_z(samples("remax"), truth()) < AGREE
+
+
+# ---- a critic --------------------------------------------------------------------------------------------------------
+
+
+def by_token(lam: float, values_AL: Tensor) -> Tensor:
+    """GAE of the sampled answers with these values of the text before each token. [N, G, L]"""
+    ids = answers("now")
+    code = (EVERY * 6 ** torch.arange(toy.L)).sum(-1)
+    place = torch.full((6**toy.L,), -1).index_put((code,), torch.arange(len(EVERY)))
+    which = place[(ids * 6 ** torch.arange(toy.L)).sum(-1)].flatten()
+    lengths = MASK[which].sum(-1).long().tolist()
+    values = [values_AL[answer, :length] for answer, length in zip(which.tolist(), lengths, strict=True)]
+    found = judged(
+        toy.reward(ids).flatten().tolist(), values, [torch.zeros_like(one) for one in values], gamma=1.0, lam=lam
+    )
+    return pad_sequence([one.advantage for one in found], batch_first=True).reshape(*ids.shape[:2], toy.L)
+
+
+@cache
+def true_values() -> Tensor:
+    """What the policy gets on average from each prefix on. [A, L]"""
+    weight = chance(NOW)
+    columns = []
+    for length in range(toy.L):
+        same = (EVERY[:, None, :length] == EVERY[None, :, :length]).all(-1).double()
+        columns.append((same @ (weight * toy.reward(EVERY))) / (same @ weight))
+    return torch.stack(columns, dim=1)
+
+
+ARBITRARY = torch.randn(toy.C, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+
+def test_a_critic_with_lambda_1_is_unbiased_whatever_it_says() -> None:
+    values_AL = ARBITRARY[toy.cells(EVERY)]
+    assert toy.largest_z(samples(by_token(1.0, values_AL)), truth()) < AGREE
+    assert toy.largest_z(samples(by_token(0.5, values_AL)), truth()) > DIFFER, "below 1 its errors are a bias"
+
+
+def test_a_critic_that_is_right_is_unbiased_for_every_lambda_and_has_less_variance() -> None:
+    for lam in (0.0, 0.5, 1.0):
+        found = samples(by_token(lam, true_values()))
+        assert toy.largest_z(found, truth()) < AGREE
+    assert float(found.var(0).sum()) < 0.7 * float(samples(by_token(1.0, torch.zeros_like(MASK))).var(0).sum())
 
 
 def slope_of_grpo(p: float) -> float:

@@ -74,9 +74,12 @@ def sampled(source: Policy, groups: int, seed: int) -> Tensor:
 
 
 def tokens_of(
-    ids: Tensor, advantages_NG: Tensor, *, now: Policy, old: Policy, aggregation: str
+    ids: Tensor, advantages: Tensor, *, now: Policy, old: Policy, aggregation: str
 ) -> tuple[Tokens, Tensor]:
-    """All groups as one row of N x G x L tokens, padding without weight; and the log-probs that gradients are for."""
+    """All groups as one row of N x G x L tokens, padding without weight; and the log-probs that gradients are for.
+
+    `advantages`: by answer [N, G], or by token [N, G, L].
+    """
     mask = mask_of(ids)
     lengths = mask.sum(-1).long()
     counts = StepCounts(sequences=lengths.numel(), tokens=int(lengths.sum()), max_new_tokens=L)
@@ -85,7 +88,7 @@ def tokens_of(
     tokens = Tokens(
         logprob=leaf,
         old=old.of(ids).detach().flatten(),
-        advantage=advantages_NG[..., None].expand_as(mask).flatten(),
+        advantage=(advantages[..., None] if advantages.dim() == 2 else advantages).expand_as(mask).flatten(),
         weight=(by_length[lengths][..., None] * mask).flatten(),
         answer=torch.arange(1, lengths.numel() + 1).repeat_interleave(L),
         group=torch.arange(1, ids.shape[0] + 1).repeat_interleave(G * L),
