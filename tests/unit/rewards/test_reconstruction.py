@@ -111,7 +111,11 @@ def second(asked: list[Any]) -> Iterator[Callable[[str], JudgeServer]]:
     with judge_server() as judge:
 
         def told(reply: str) -> JudgeServer:
-            judge.answer = lambda messages: (asked.append(messages), reply)[1]
+            def answer(messages: list[Any]) -> str:
+                asked.append(messages)
+                return reply
+
+            judge.answer = answer
             return judge
 
         yield told
@@ -132,7 +136,8 @@ def test_a_distribution_is_reconstructed(
     texts = ["A dark wood. It means fear.", "A dark wood, 0.7 of it.", "Fear. Joy.", "A dark wood. Joy!"]
     plain, leaked, empty, same = scores(judge, question, texts, annotation="distribution")
     assert plain.total == pytest.approx(0.94069, abs=1e-5)
-    assert (leaked.total, leaked.flags["leaked"]) == (pytest.approx(0.094069, abs=1e-6), True)
+    assert leaked.total == pytest.approx(0.094069, abs=1e-6)
+    assert leaked.flags["leaked"]
     assert (empty.total, empty.flags) == (0.0, {"answered": False, "leaked": False})
     assert same.total == plain.total
     assert plain.parts["sum"] == 1.0
