@@ -99,7 +99,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 ELSEWHERE = {
     "chart_code": "runs the answer in a sandbox, which has tests of its own",
-    "judge": "asks a server",
+    **dict.fromkeys(("judge", "reconstruction", "rm_relative", "semantic", "service"), "asks a server"),
     "tars": "asks two functions of the user's",
 }
 """Rewards that do not read the answer themselves."""
