@@ -94,6 +94,13 @@ def test_what_a_closed_gate_leaves(how: Combine, total: float) -> None:
     assert combine(scores, names, [1.0, 1.0, 1.0], how, closed).total == total
 
 
+def test_behind_a_closed_gate_a_product_is_zero() -> None:
+    names, scores = ["penalty", "bonus"], [Score(total=-2.0), Score(total=3.0)]
+    closed = closed_gates(scores, names, [None, "penalty"])
+    assert combine(scores, names, [1.0, 1.0], "product", closed).total == 0
+    assert combine(scores, names, [1.0, 1.0], "product").total == -6
+
+
 def test_first_with_nothing_but_closed_gates_is_zero() -> None:
     scores = [Score(total=0.7), Score(total=None)]
     closed = closed_gates(scores, ["a", "b"], ["b", None])

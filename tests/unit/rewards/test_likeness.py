@@ -26,6 +26,7 @@ def inside(answer: str, gold: Any, **options: Any) -> float | None:
         ("art", "a chart", 0, 1),
         ("The", "the", 1, 1),  # a gold that is all article is compared as it is
         ("cat", "the", 0, 1),
+        ("?!", "the", 0, 1),
         ("cat", ["dog", "a cat"], 1, 1),
         ("7", 7, 1, 1),
     ],
