@@ -1,6 +1,6 @@
 """What two methods are for, on a tiny model: T-GRPO and the order of frames, PA-GRPO and what the model says it saw.
 
-    python benchmarks/methods.py METHOD --seed 0 [--steps N] [--folder methods_run]
+    python benchmarks/methods.py METHOD --seed 0 [--steps 15] [--folder methods_run]
 
 METHOD is grpo, t_grpo or pa_grpo. Clips show a square that goes left, right, up or down: reversed, a clip has another
 answer. The cold start (SFT, made once per seed and shared) teaches the form, the axis, and little about direction: the
@@ -37,7 +37,6 @@ COUNTS = {"sft": 1200, "train": 1200, "eval": 200}
 RIGHT = 0.65
 """Share of the demonstrations' directions that are right."""
 COLD_STEPS = 150
-STEPS = 30
 SHAPE = r"<observation>[^<]*</observation><answer>[^<]*</answer>"
 
 FORMAT: dict[str, Any] = {"name": "format", "weight": 0.2, "options": {"pattern": SHAPE}}
@@ -70,14 +69,14 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("method", choices=METHODS)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--steps", type=int)
+    options.add_argument("--steps", type=int, default=15, help="half-way up for grpo; by 30 all are near the top")
     options.add_argument("--folder", type=Path, default=Path("methods_run"))
     chosen = options.parse_args()
     folder = chosen.folder / f"seed-{chosen.seed}"
     started = time.perf_counter()
     cold = cold_start(folder, chosen.seed)
     prepared = time.perf_counter()
-    run_dir = folder / chosen.method
+    run_dir = folder / f"{chosen.method}-{chosen.steps}"
     trained = mmreason.train(settings(folder, run_dir, cold, chosen.seed, chosen.method, chosen.steps))
     finished = time.perf_counter()
     print(
@@ -85,8 +84,9 @@ def main() -> None:
             {
                 "method": chosen.method,
                 "seed": chosen.seed,
+                "steps": chosen.steps,
                 "before": measure(folder, "cold", cold),
-                "after": measure(folder, chosen.method, trained),
+                "after": measure(folder, run_dir.name, trained),
                 "seconds": {"cold start": round(prepared - started), "training": round(finished - prepared)},
             }
         )
@@ -134,7 +134,7 @@ def _row(rng: np.random.Generator, folder: Path, split: str, index: int) -> dict
     return {**row, "demos": [demo]} if split == "sft" else row
 
 
-def settings(folder: Path, run_dir: Path, model: Path, seed: int, method: str, steps: int | None) -> dict[str, Any]:
+def settings(folder: Path, run_dir: Path, model: Path, seed: int, method: str, steps: int) -> dict[str, Any]:
     """The config of a run: only rewards, shaping and contrast view differ between methods."""
     of_method = METHODS.get(method, {"rewards": [{"name": "accuracy"}]})
     sft = method == "sft"
@@ -154,7 +154,7 @@ def settings(folder: Path, run_dir: Path, model: Path, seed: int, method: str, s
         "grpo": {"advantage": "group_mean", "max_refills": 0, **of_method.get("contrast", {})},
         "train": {
             "method": "sft" if sft else "grpo",
-            "steps": steps or STEPS,
+            "steps": steps,
             "prompts_per_step": 32 if sft else 16,
             "row_tokens": 2048,
             "learning_rate": 1e-3 if sft else 3e-4,
