@@ -35,7 +35,7 @@ from mmreason.row_checks import cleaned, kind_of, text_of, wrong
 from mmreason.rows import read_rows as read_rows  # for scoring.py, which reads the same files
 from mmreason.types import MediaRef, Message, Pair, Sample
 
-KEYS = ("id", "messages", "answer", "task", "options", "golds", "demos", "pairs", "source", "meta")
+KEYS = ("id", "messages", "answer", "task", "options", "golds", "demos", "demo_weights", "pairs", "source", "meta")
 ROLES = ("system", "user", "assistant")
 
 T = TypeVar("T")
@@ -165,6 +165,7 @@ def sample_from_row(row: Any, origin: str, root: Path | None, *, messages_requir
         options=_texts(row.get("options", []), "options", origin),
         golds=_object(row.get("golds", {}), "golds", origin),
         demos=_texts(row.get("demos", []), "demos", origin),
+        demo_weights=_demo_weights(row.get("demo_weights", []), row.get("demos", []), origin),
         pairs=_pairs(row.get("pairs", []), origin),
         source=text_of(row.get("source", os.path.basename(origin.rpartition(":")[0])), "source", origin),
         meta=_object(row.get("meta", {}), "meta", origin),
@@ -221,6 +222,29 @@ def _texts(value: Any, key: str, origin: str) -> tuple[str, ...]:
     if not isinstance(value, list):
         wrong(origin, f"{key}: {kind_of(value)}, expected a list of texts")
     return tuple(text_of(item, f"{key}[{index}]", origin) for index, item in enumerate(value))
+
+
+def _demo_weights(value: Any, demos: Any, origin: str) -> tuple[tuple[tuple[int, int, float], ...], ...]:
+    if value == []:
+        return ()
+    if not isinstance(value, list) or not isinstance(demos, list) or len(value) != len(demos):
+        wrong(origin, f"demo_weights: {kind_of(value)}, expected a list of spans for each of the demos")
+    pairs = enumerate(zip(value, demos, strict=True))
+    return tuple(_spans(spans, text, f"demo_weights[{at}]", origin) for at, (spans, text) in pairs)
+
+
+def _spans(value: Any, text: Any, where: str, origin: str) -> tuple[tuple[int, int, float], ...]:
+    found = []
+    spans: list[Any] = value if isinstance(value, list) else [value]
+    for span in spans:
+        numbers = isinstance(span, list) and len(span) == 3 and not any(isinstance(part, bool) for part in span)
+        if not numbers or not all(isinstance(part, int | float) for part in span) or not span[2] > 0:
+            wrong(origin, f"{where}: expected [start, end, weight] with a weight over 0, got {kind_of(span)}")
+        start, end, weight = span
+        if start != int(start) or end != int(end) or not 0 <= start < end <= len(text):
+            wrong(origin, f"{where}: characters {start} to {end} of a demonstration of {len(text)}")
+        found.append((int(start), int(end), float(weight)))
+    return tuple(found)
 
 
 def _pairs(value: Any, origin: str) -> tuple[Pair, ...]:

@@ -121,12 +121,21 @@ class Encoder:
             raise DataError(f"{sample.id}: the model's chat template refuses this conversation ({error})") from error
         return rendered
 
-    def demo(self, text: str) -> Segment:
-        """A complete answer to imitate: `text` and the end token, loss on all of it. Raises DataError as `render`."""
+    def demo(self, text: str, spans: Sequence[tuple[int, int, float]] = ()) -> Segment:
+        """A complete answer to imitate: `text` and the end token, loss on all of it. Raises DataError as `render`.
+
+        `spans`: (start, end, weight) of characters; then only tokens in one have loss, with the largest weight of their
+        spans (column "critical"). The end token belongs to a span that reaches the end.
+        """
         if special := self._special.search(text):
             raise DataError(f"a demonstration spells the special token {special[0]!r}; remove it")
         ids = torch.tensor([*self._tokenize(text), self.tokenizer.eos_token_id], dtype=torch.int64)
-        return Segment(kind="policy", ids=ids, loss_mask=torch.ones(len(ids), dtype=torch.bool))
+        if not spans:
+            return Segment(kind="policy", ids=ids, loss_mask=torch.ones(len(ids), dtype=torch.bool))
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        places = [*found, (len(text) - 1, len(text))]
+        weights = torch.tensor([_largest(place, spans) for place in places])
+        return Segment(kind="policy", ids=ids, loss_mask=weights > 0, columns={"critical": weights})
 
     def text(self, ids: Tensor) -> str:
         """The text of sampled ids, end tokens left out; any other special token is shown."""
@@ -240,6 +249,11 @@ def feature_count(item: MediaTensors, merge_size: int) -> int:
         return ((frames - 1) // 2 + 1 - 2) // 2 + 1
     name = {"image": "pixel_values", "video": "pixel_values_videos"}[item.kind]
     return int(item.kwargs[name].shape[0]) // merge_size**2
+
+
+def _largest(place: tuple[int, int], spans: Sequence[tuple[int, int, float]]) -> float:
+    """The largest weight of the spans that a token's characters touch; 0 for none."""
+    return max((weight for start, end, weight in spans if place[0] < end and start < place[1]), default=0.0)
 
 
 def lettered(options: Sequence[str], where: str) -> list[str]:

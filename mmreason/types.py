@@ -117,6 +117,8 @@ class Sample:
     """Further gold values by name: boxes, time spans, masks."""
     demos: tuple[str, ...] = ()
     """Complete answers to imitate (SFT)."""
+    demo_weights: tuple[tuple[tuple[int, int, float], ...], ...] = ()
+    """Per demonstration spans (start, end, weight) of its characters; the rest has no loss. () : all of it, weight 1."""
     pairs: tuple[Pair, ...] = ()
     """Answers of which one is preferred (DPO)."""
     source: str = ""
@@ -124,6 +126,11 @@ class Sample:
     meta: Mapping[str, Any] = field(default_factory=dict)
     geometry: tuple[Geometry, ...] = ()
     """Filled by `encode`: one entry per image or video, in order of appearance."""
+
+    @property
+    def weighed_demos(self) -> tuple[tuple[str, tuple[tuple[int, int, float], ...]], ...]:
+        """Every demonstration with its spans."""
+        return tuple(zip(self.demos, self.demo_weights or ((),) * len(self.demos), strict=True))
 
     @property
     def media(self) -> tuple[MediaRef, ...]:

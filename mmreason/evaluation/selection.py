@@ -54,10 +54,13 @@ def selected(sample: Sample, row: EvalRow, selection: Selection) -> dict[str, An
         made = {"demos": list(sample.demos)}
     if not made and not selection.every_row:
         return None
+    row_of = as_row(sample)
+    if "demos" in made:
+        row_of.pop("demo_weights", None)  # of the demonstrations that are replaced
     meta = {**sample.meta, "sampled": len(row.answers)}
     if row.status == "scored":
         meta["pass_rate"] = row.right / len(row.answers)
-    return {**as_row(sample), **made, "meta": meta}
+    return {**row_of, **made, "meta": meta}
 
 
 def kept(row: EvalRow, selection: Selection) -> list[EvalAnswer]:
@@ -131,6 +134,7 @@ def as_row(sample: Sample) -> dict[str, Any]:
         "options": list(sample.options),
         "golds": dict(sample.golds),
         "demos": list(sample.demos),
+        "demo_weights": [[list(span) for span in spans] for spans in sample.demo_weights],
         "pairs": [{"chosen": pair.chosen, "rejected": pair.rejected} for pair in sample.pairs],
         "source": sample.source,
         "meta": dict(sample.meta),

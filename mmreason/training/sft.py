@@ -30,7 +30,7 @@ def train_sft(run: Run) -> None:
 
 def demonstration_tree(run: Run, sample: Sample, prompt: Segment) -> Tree:
     """The prompt with every demonstration of the sample below it."""
-    demos = tuple(replace(run.encoder.demo(text), parent=0) for text in sample.demos)
+    demos = tuple(replace(run.encoder.demo(*demo), parent=0) for demo in sample.weighed_demos)
     return Tree(id=sample.id, segments=(prompt, *demos))
 
 

@@ -63,7 +63,7 @@ def with_demos(run: Run, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
     if not run.config.grpo.uses_demos:
         return list(groups)
     with_them = [
-        replace(group, demos=tuple(_demonstration(run, text) for text in group.sample.demos)) for group in groups
+        replace(group, demos=tuple(_demonstration(run, *demo) for demo in group.sample.weighed_demos)) for group in groups
     ]
     if any(term.name in WITH_SCORED_DEMOS for term in run.config.grpo.terms):
         return _scored(run, with_them)
@@ -80,8 +80,8 @@ def _scored(run: Run, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
     return found
 
 
-def _demonstration(run: Run, text: str) -> Rollout:
-    rollout = Rollout(text=text, segments=(run.encoder.demo(text),))
+def _demonstration(run: Run, text: str, spans: Sequence[tuple[int, int, float]]) -> Rollout:
+    rollout = Rollout(text=text, segments=(run.encoder.demo(text, spans),))
     return with_spans(rollout, tags_of(run.config), run.encoder.text)
 
 

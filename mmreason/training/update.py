@@ -35,7 +35,8 @@ def weigh(run: Run, trees: Sequence[Tree], aggregation: str, *, demos: bool = Fa
         length = _length(segment, demos)
         if length == 0:
             return segment
-        return segment.with_columns(**{name: segment.loss_mask.float() * weight_of(length, counts)})
+        critical = segment.columns.get("critical", torch.ones(segment.ids.shape[0]))
+        return segment.with_columns(**{name: segment.loss_mask * critical * weight_of(length, counts)})
 
     return [replace(tree, segments=tuple(weighed(segment) for segment in tree.segments)) for tree in trees], counts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,22 @@ def test_rows_without_demonstrations_are_trained_without_and_none_at_all_is_refu
         lines(
             {**values, "run_dir": str(tmp_path / "none"), "data": {"train": [{"path": str(none)}], **root}}, terms=terms
         )
+
+
+def test_only_critical_tokens_of_a_demonstration_have_loss(values: dict[str, Any]) -> None:
+    values["train"] |= {"method": "sft"}
+    with contextlib.closing(open_run(build_config(values, "test"))) as opened:
+        (sample, prompt), *_ = opened.feed.take(1)
+        (text,) = sample.demos
+        at = text.index("<answer>") + len("<answer>")
+        critical = replace(sample, demo_weights=(((at, at + 1, 1.0), (len(text) - 1, len(text), 3.0)),))
+        (row,) = rows_of(opened, weigh(opened, [demonstration_tree(opened, critical, prompt)], "sequence_sum")[0])
+        scores = opened.policy.token_scores(row, grad=False).logprob
+        places = row.loss_mask.nonzero()[:, 0]
+        shown = opened.policy.tokenizer.decode(row.ids[places[:1]])
+        assert text[at] in shown
+        assert row.ids[places[-1]] == opened.policy.tokenizer.eos_token_id, "a span to the end holds the end token"
+        expected = -(scores[places[0]] + 3 * scores[places[1:]].sum())
+        assert sft_loss(opened.policy.token_scores(row, grad=False), row).loss.item() == pytest.approx(expected.item())
+        (whole,) = rows_of(opened, weigh(opened, [demonstration_tree(opened, sample, prompt)], "sequence_sum")[0])
+        assert whole.loss_mask.sum() > len(places)

@@ -375,3 +375,27 @@ def test_pairs_that_are_none(pairs: Any, message: str) -> None:
     with pytest.raises(DataError) as caught:
         sample_from_row(row, "f:1", None)
     assert str(caught.value).startswith(f"f:1: {message}")
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([], ""),
+        ([[[0, 2, 1.0]]], ""),
+        ([[[0, 2, 1.0]], []], "demo_weights: "),
+        ([[[0, 9, 1.0]]], "demo_weights[0]: characters 0 to 9 of a demonstration of 3"),
+        ([[[0, 2, 0]]], "demo_weights[0]: expected [start, end, weight] with a weight over 0"),
+        ([[[0, 2]]], "demo_weights[0]: expected [start, end, weight]"),
+        ([[[0.5, 2, 1]]], "demo_weights[0]: characters 0.5 to 2"),
+        ("a", "demo_weights: "),
+    ],
+)
+def test_weights_of_demonstrations(weights: Any, message: str) -> None:
+    row = {"messages": [{"role": "user", "content": "?"}], "demos": ["abc"], "demo_weights": weights}
+    if not message:
+        spans = tuple(tuple(tuple(span) for span in spans) for spans in weights)
+        assert sample_from_row(row, "f:1", None).demo_weights == spans
+        return
+    with pytest.raises(DataError) as caught:
+        sample_from_row(row, "f:1", None)
+    assert str(caught.value).startswith(f"f:1: {message}")
