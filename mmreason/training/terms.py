@@ -63,7 +63,8 @@ def with_demos(run: Run, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
     if not run.config.grpo.uses_demos:
         return list(groups)
     with_them = [
-        replace(group, demos=tuple(_demonstration(run, *demo) for demo in group.sample.weighed_demos)) for group in groups
+        replace(group, demos=tuple(_demonstration(run, *demo) for demo in group.sample.weighed_demos))
+        for group in groups
     ]
     if any(term.name in WITH_SCORED_DEMOS for term in run.config.grpo.terms):
         return _scored(run, with_them)
