@@ -65,7 +65,7 @@ def train(config: Config, *overrides: str) -> Path:
     from mmreason.config import load_plan
 
     checked = load_plan(config, overrides)
-    from mmreason.training.chain import run_plan  # imports torch: a wrong config is refused before that
+    from mmreason.recipes.chain import run_plan  # imports torch: a wrong config is refused before that
 
     return run_plan(checked)
 

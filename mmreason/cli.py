@@ -193,8 +193,8 @@ def _train(args: argparse.Namespace) -> int:
             raise
         return 2  # the first process of this node says the same
     _quiet_libraries()
+    from mmreason.recipes.chain import run_plan
     from mmreason.training import StopRequested
-    from mmreason.training.chain import run_plan
 
     try:
         if args.smoke:

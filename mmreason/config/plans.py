@@ -5,17 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from mmreason.config.loading import Given, build_config, explain, pick, read_given
 from mmreason.config.overrides import origin_of
 from mmreason.config.recipe_files import RecipeHeader
-from mmreason.config.sections import RunConfig
+from mmreason.config.sections import RunConfig, Section
 from mmreason.config.stages import StageValues, split
 from mmreason.errors import ConfigError
 from mmreason.yaml_file import Place
+
+
+class SampleOptions(Section):
+    """The key `sample` of a stage: which answers are kept (mmreason/evaluation/selection.py says more)."""
+
+    keep: Literal["correct", "all"] = "correct"
+    """Right answers, or all."""
+    unique: Literal["text", "answer", "reasoning"] = "text"
+    """Of answers that agree in this the first one is kept."""
+    per_question: int | None = Field(None, ge=1)
+    """At most so many answers per question."""
+    inconsistent: bool = False
+    """Leave out questions that are always answered right."""
+    expert: bool = False
+    """A question that is never answered right keeps its own demonstrations."""
+    every_row: bool = False
+    """Also rows of which no answer is kept."""
+    pairs: Literal["thinkpo", "right_wrong"] | None = None
+    """Write pairs, for DPO, instead of demonstrations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +46,8 @@ class Stage:
     after: str | None
     """The earlier stage whose model it begins with."""
     config: RunConfig
+    sample: SampleOptions | None = None
+    """It samples instead of training, and writes rows.jsonl to its folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +97,24 @@ def _header(given: Any, origins: Mapping[Place, str]) -> tuple[RecipeHeader | No
         return None, [f"{origin_of(f'recipe.{line}', origins)}: recipe.{line}" for line in lines]
 
 
+def _sample_options(given: Any, origins: Mapping[Place, str]) -> SampleOptions:
+    """Raises ConfigError; the lines of these keys are those of the stage's."""
+    try:
+        return SampleOptions.model_validate(given)
+    except ValidationError as error:
+        lines = [line for item in error.errors(include_url=False) for line in explain(item, SampleOptions)]
+        raise ConfigError("\n".join(f"{origins[()]}: sample.{line}" for line in lines)) from error
+
+
 def _built(split_up: Sequence[StageValues]) -> tuple[list[Stage], list[str]]:
     """The stages, and the lines of those that cannot be: a line of all stages once, others with their stage."""
     stages: list[Stage] = []
     found: dict[str, list[str]] = {}
     for stage in split_up:
         try:
+            options = None if stage.sample is None else _sample_options(stage.sample, stage.origins)
             config = build_config(stage.values, stage.origins, stage.wrong)
-            stages.append(Stage(name=stage.name, after=stage.after, config=config))
+            stages.append(Stage(name=stage.name, after=stage.after, config=config, sample=options))
         except ConfigError as error:
             for line in str(error).splitlines():
                 found.setdefault(line, []).append(stage.name)

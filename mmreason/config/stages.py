@@ -8,7 +8,9 @@
       - name: rl                    begins with the model of the stage before it ...
         from: base                  ... unless it says otherwise: base is model.path, else the name of an earlier stage
         grpo: null                  null takes the common part's value away
-        data: {train: [{path: "{cold_start}/rows.jsonl"}]}     {NAME} is the folder of an earlier stage
+        data: {train: [{path: "{rft}/rows.jsonl"}]}     {NAME} is the folder of an earlier stage
+      - name: rft                   answers of that model to data.train are written to run_dir/rft/rows.jsonl
+        sample: {unique: reasoning} as `mmreason sample`; the stage after it begins with the same model
 
 Sections are merged key by key, lists are replaced. An override `train.steps=5` is for every stage, and wins over what
 the stage says; `rl.train.steps=5` is for that stage only.
@@ -28,7 +30,7 @@ from mmreason.yaml_file import Place
 
 BASE = "base"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_OWN_KEYS = ("name", "from")
+_OWN_KEYS = ("name", "from", "sample")
 _NOT_COMMON = ("recipe", "stages")
 
 
@@ -44,6 +46,8 @@ class StageValues:
     origins: dict[Place, str]
     """Where each key was given; () for the file."""
     wrong: list[str] = field(default_factory=list)
+    sample: Any = None
+    """Options of `mmreason sample`, where it samples instead of training."""
 
 
 def split(
@@ -92,7 +96,8 @@ def _stage(
     }
     places[()] = origins[()]
     folder = common.get("run_dir")
-    after = given.get("from") or (earlier[-1].name if earlier else BASE)
+    trained = [stage.name for stage in earlier if stage.sample is None]
+    after = given.get("from") or (trained[-1] if trained else BASE)
     if isinstance(folder, str):
         values["run_dir"] = f"{folder}/{name}"
         for stage in earlier:
@@ -102,7 +107,14 @@ def _stage(
     if _names_a_model(own) or any(_key(text) == "model.path" for text in overrides):
         after = BASE
     wrong = apply_all(overrides, values, places)
-    return StageValues(name=name, after=None if after == BASE else after, values=values, origins=places, wrong=wrong)
+    return StageValues(
+        name=name,
+        after=None if after == BASE else after,
+        values=values,
+        origins=places,
+        wrong=wrong,
+        sample=given.get("sample"),
+    )
 
 
 def _names_a_model(own: Mapping[str, Any]) -> bool:
@@ -137,13 +149,14 @@ def _mistakes(stages: Any) -> list[tuple[Place, str]]:
     if not isinstance(stages, list) or not stages:
         return [(("stages",), "stages: expected a list of stages, each with a name and what differs from the rest")]
     found: list[tuple[Place, str]] = []
-    names: list[str] = []
+    names: list[str] = []  # of those that a later one can begin with
     for index, stage in enumerate(stages):
         at: Place = ("stages", index)
         if not isinstance(stage, dict) or not isinstance(stage.get("name"), str):
             found.append((at, f"stages.{index}: expected keys, with a name among them, as in {{name: rl, ...}}"))
             continue
-        found += [((*at, "name"), line) for line in _name_mistakes(stage["name"], names)]
+        earlier = [other.get("name") for other in stages[:index] if isinstance(other, dict)]
+        found += [((*at, "name"), line) for line in _name_mistakes(stage["name"], earlier)]
         start = stage.get("from")
         if start is not None and start not in [BASE, *names]:
             known = ", ".join([BASE, *names])
@@ -152,11 +165,12 @@ def _mistakes(stages: Any) -> list[tuple[Place, str]]:
             found.append(((*at, "from"), f"stage {stage['name']}: from and model.path given, expected one of them"))
         if "run_dir" in stage:
             found.append(((*at, "run_dir"), f"stage {stage['name']}: run_dir: its folder is run_dir/NAME; drop it"))
-        names.append(stage["name"])
+        if "sample" not in stage:
+            names.append(stage["name"])
     return found
 
 
-def _name_mistakes(name: str, earlier: Sequence[str]) -> list[str]:
+def _name_mistakes(name: str, earlier: Sequence[Any]) -> list[str]:
     if not _NAME.fullmatch(name) or name == BASE or name in RunConfig.model_fields:
         return [f"stage {name}: no possible name; use small letters, digits and _, and no section's name"]
     return [f"stage {name}: a second stage of that name"] if name in earlier else []

@@ -65,7 +65,8 @@ def shown(given: str) -> Iterator[str]:
         config = stage.config
         data = ", ".join(source.path for source in config.data.train)
         begins = f"the model of {stage.after}" if stage.after else config.model.path
-        yield f"  {stage.name or 'run':8}  {config.train.method}, {config.train.steps} steps, from {begins}, on {data}"
+        does = f"{config.train.method}, {config.train.steps} steps" if stage.sample is None else "sampling"
+        yield f"  {stage.name or 'run':8}  {does}, from {begins}, on {data}"
     if header.differs:
         yield "  differs from the paper:"
         yield from _differs(header, indent="    ")

@@ -20,9 +20,9 @@ from mmreason.demo.tiny import build_tiny
 from mmreason.errors import ConfigError
 from mmreason.policy.families import FAMILIES, family_of
 from mmreason.policy.policy import load_policy
+from mmreason.recipes.chain import run_plan
 from mmreason.recipes.rows import write_rows
 from mmreason.recipes.services import started
-from mmreason.training.chain import run_plan
 
 ROWS = 6
 STEPS = 2
@@ -58,7 +58,8 @@ def smoke(plan: Plan, run_dir: Path, workshop: Workshop | None = None, say: Call
     with started(plan, run_dir) as urls:
         small = shrunk(plan, run_dir, workshop, urls)
         say(f"smoke: {', '.join(_described(stage) for stage in small.stages)}; in {run_dir}")
-        model = run_plan(small, say)
+        run_plan(small, say)
+    model = Path([stage for stage in small.stages if stage.sample is None][-1].config.run_dir) / "model"
     load_policy(ModelConfig(path=str(model), self_check=False), "cpu")
     return model
 
@@ -89,7 +90,8 @@ def shrunk(plan: Plan, run_dir: Path, workshop: Workshop, urls: Mapping[str, str
         for reward in values["rewards"]:
             if reward["name"] in urls:
                 reward["options"]["url"] = urls[reward["name"]]
-        stages.append(replace(stage, config=build_config(values, f"smoke of stage {stage.name or 1}")))
+        sample = stage.sample and stage.sample.model_copy(update={"every_row": True})  # no answer will be right
+        stages.append(replace(stage, sample=sample, config=build_config(values, f"smoke of stage {stage.name or 1}")))
     return replace(plan, stages=tuple(stages))
 
 
@@ -125,6 +127,7 @@ def _data(
             made = _made_by(source["path"], folders)
             if made is not None:
                 source["path"] = folders[made] + source["path"].removeprefix(made)
+                values["media_root"] = str(folder.parent.parent)  # its rows name media by their whole path
                 continue
             file = folder / f"{which}-{index}" / f"{Path(source['path']).stem}.jsonl"
             many = len(values[which]) == len(header.rows)

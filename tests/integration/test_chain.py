@@ -11,7 +11,7 @@ import pytest
 from mmreason.config import load_plan
 from mmreason.demo.media import DemoFiles
 from mmreason.errors import ConfigError
-from mmreason.training.chain import is_finished, run_plan
+from mmreason.recipes.chain import is_finished, run_plan
 from tests.integration.runs import config, metrics
 
 

@@ -1,14 +1,17 @@
 """Several stages in one file: what is merged, what each begins with, and mistakes with file, line and stage."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from mmreason.config import Plan, load_config, load_plan
+from mmreason.config.plans import SampleOptions
 from mmreason.config.pointing import pointed
 from mmreason.config.recipe_files import find_config, recipe_files
 from mmreason.config.stages import merged
 from mmreason.errors import ConfigError
+from mmreason.evaluation.selection import Selection
 
 TWO = """\
 recipe: {paper: P, method: SFT then GRPO, modality: image, fidelity: formula}
@@ -150,3 +153,26 @@ def test_recipes_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert find_config(name) == (Path(name), None)
     with pytest.raises(ConfigError, match=f"did you mean the recipe '{name}'"):
         load_plan(f"{name}x")
+
+
+def test_a_stage_that_samples(two: Path) -> None:
+    two.write_text(f"{TWO}  - {{name: rft, sample: {{per_question: 4}}}}\n  - {{name: more, train: {{method: sft}}}}\n")
+    stages = {stage.name: stage for stage in load_plan(two, ["rewards=[{name: accuracy}]"]).stages}
+    assert stages["rft"].sample is not None
+    assert (stages["rft"].sample.per_question, stages["rft"].sample.keep) == (4, "correct")
+    assert stages["rft"].config.model.path == stages["more"].config.model.path == "runs/x/rl/model"
+    two.write_text(two.read_text().replace("name: more", "name: more, from: rft"))
+    lines = refused(two)
+    assert lines == ["two.yaml:13: stage more: from: 'rft', expected one of base, cold_start, rl"]
+
+
+def test_options_of_a_sampling_stage_are_those_of_sample() -> None:
+    selection = {field.name: field.default for field in fields(Selection)}
+    assert SampleOptions().model_dump() == selection
+
+
+def test_mistakes_in_a_sampling_stage(two: Path) -> None:
+    two.write_text(f"{TWO}  - {{name: rft, sample: {{per_questions: 4}}}}\n")
+    assert refused(two)[0] == (
+        "two.yaml: sample.per_questions: unknown key; did you mean 'per_question'? (stage rft)"
+    )
