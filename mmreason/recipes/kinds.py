@@ -36,6 +36,13 @@ def _mcq(scene: Scene) -> Asked:
     return Asked(text="What is it?", answer=letter, task="mcq", options=scene.words)
 
 
+def _annotated(scene: Scene) -> Asked:
+    letter = "ABCD"[scene.words.index(scene.word)]
+    shares = {word: 0.7 if word == scene.word else 0.3 / (len(scene.words) - 1) for word in scene.words}
+    text = f"What is it? Annotation: {json.dumps(shares)}"
+    return Asked(text=text, answer=letter, task="mcq", options=scene.words, golds={"distribution": shares})
+
+
 def _word(task: str) -> Callable[[Scene], Asked]:
     return lambda scene: Asked(text="What is it?", answer=scene.word, task=task)
 
@@ -184,6 +191,7 @@ def _chart_code(scene: Scene) -> Asked:
 KINDS: Mapping[str, Callable[[Scene], Asked]] = MappingProxyType(
     {
         "mcq": _mcq,
+        "annotated": _annotated,
         "exact": _word("exact"),
         "free_form": _word("free_form"),
         "ocr": _word("ocr"),

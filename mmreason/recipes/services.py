@@ -32,6 +32,8 @@ def started(plan: Plan, media: Path) -> Iterator[dict[str, str]]:
 
 _ASKED = re.compile(r"VERDICT (\w+) X\nwhere X is ([^.]+)\.")
 """How mmreason/rewards/judge_prompts.py asks for a verdict."""
+_CLASSES = re.compile(r"as JSON: (\[\"[^\]]*\])")
+"""How mmreason/rewards/reconstruction.py asks for a distribution; else it asks for boxes."""
 
 
 @contextmanager
@@ -69,10 +71,14 @@ class _Judge(BaseHTTPRequestHandler):
 
 
 def verdict(messages: list[dict[str, Any]]) -> str:
-    """One of the verdicts that were asked for, in the form that was asked for."""
-    asked = _ASKED.search("\n".join(str(message["content"]) for message in messages))
+    """One of the verdicts that were asked for, or what a vision model would see, in the form that was asked for."""
+    text = "\n".join(str(message["content"]) for message in messages)
+    asked = _ASKED.search(text)
+    if asked is None and (classes := _CLASSES.search(text)):
+        names = json.loads(classes[1])
+        return json.dumps({name: 1 / len(names) for name in names})
     if asked is None:
-        return "VERDICT unknown"
+        return "[[100, 100, 500, 500]]"
     choices = re.split(r", | or ", asked[2])
     return f"VERDICT {asked[1]} {choices[sum(map(ord, asked[1])) % len(choices)]}"
 
@@ -112,6 +118,7 @@ def _scorer(name: str, media: Path) -> AbstractContextManager[str]:
 SERVICES: Mapping[str, Service] = MappingProxyType(
     {
         "judge": local_judge,
+        "reconstruction": local_judge,
         "rm_relative": partial(_scorer, "MadeUpScores"),
         "service": partial(_scorer, "MadeUpScores"),
         "semantic": partial(_scorer, "MadeUpCosines"),
