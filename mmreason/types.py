@@ -118,7 +118,7 @@ class Sample:
     demos: tuple[str, ...] = ()
     """Complete answers to imitate (SFT)."""
     demo_weights: tuple[tuple[tuple[int, int, float], ...], ...] = ()
-    """Per demonstration spans (start, end, weight) of its characters; the rest has no loss. () : all of it, weight 1."""
+    """Per demonstration spans (start, end, weight) of its characters; the rest has no loss. (): all of it, weight 1."""
     pairs: tuple[Pair, ...] = ()
     """Answers of which one is preferred (DPO)."""
     source: str = ""
