@@ -96,7 +96,7 @@ def multi_label(
             total = _published_labels(rollout.text, golds, labels, no_finding)
             return Score(total=total, flags={"answered": extract_answer(rollout.text) is not None})
         found = read_labels(extract_answer(rollout.text) or "")
-        wanted = {_label(gold) for gold in golds}
+        wanted = read_labels("|".join(golds))  # as an answer, which has to be able to say the same
         value = 2 * len(found & wanted) / (len(found) + len(wanted))
         return Score(total=value, flags={"correct": found == wanted, "answered": bool(found)})
 
@@ -192,7 +192,10 @@ def _gold_diagnosis(given: Any, sample: Sample, deepest: float) -> Diagnosis:
         scores: Mapping[str, Any] = path_scores(texts(given["path"], wants), sample.options, deepest)
     else:
         scores = entry(given, "scores", wants)
-    if not isinstance(scores, Mapping) or not all(isinstance(value, (int, float)) for value in scores.values()):
+        offered = {chr(ord("A") + index) for index in range(len(sample.options) or 26)}
+        if not isinstance(scores, Mapping) or not set(scores) <= offered:
+            bad_gold(given, f"{wants}, with letters on offer")
+    if not all(isinstance(value, (int, float)) for value in scores.values()):
         bad_gold(given, wants)
     if not any(value > 0 for value in scores.values()):
         raise DataError("none of the options is on the path; expected at least one")
@@ -204,5 +207,5 @@ def _gold_diagnosis(given: Any, sample: Sample, deepest: float) -> Diagnosis:
 
 
 def _gold_labels(given: Any) -> list[str]:
-    labels = given.split("|") if isinstance(given, str) else given
-    return [label.strip() for label in texts(labels, "a list of labels")]
+    labels = texts(given.split("|") if isinstance(given, str) else given, "a list of labels")
+    return [label.strip() for label in labels] if read_labels("|".join(labels)) else bad_gold(given, "a list of labels")

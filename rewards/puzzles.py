@@ -167,7 +167,13 @@ def _rows(given: Any) -> Grid | None:
         return None
     if not given or len({len(row) for row in given}) != 1:
         return None
-    return tuple(tuple(str(cell).strip().strip("'\"").lower() for cell in row) for row in given)
+    return tuple(tuple(_cell(cell) for cell in row) for row in given)
+
+
+def _cell(cell: Any) -> str:
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    return str(cell).strip().strip("'\"").lower()
 
 
 def _gold_puzzle(given: Any) -> Puzzle:

@@ -64,7 +64,8 @@ class Server:
 
     @property
     def key(self) -> str | None:
-        return os.environ.get(self.key_env) if self.key_env else None
+        given = os.environ.get(self.key_env, "") if self.key_env else ""
+        return given.strip() or None  # a line end from a file of secrets would be shown by the error that it causes
 
     def post(self, path: str, body: bytes, timeout_s: float) -> bytes:
         """The body of a 200 reply to a JSON request, all of it within `timeout_s`. Raises Unavailable or Refused."""
@@ -77,7 +78,8 @@ class Server:
             began = time.monotonic()
             connection.connect()
             with _shut_after(timeout_s - (time.monotonic() - began), connection.sock):
-                connection.request("POST", f"{place.path.rstrip('/')}/{path}", body, headers)
+                with suppress(BrokenPipeError, ConnectionResetError):  # a refusal may come before all is read
+                    connection.request("POST", f"{place.path.rstrip('/')}/{path}", body, headers)
                 reply = connection.getresponse()
                 content = reply.read(LARGEST_REPLY + 1)
                 if reply.length and len(content) <= LARGEST_REPLY:
@@ -246,5 +248,8 @@ def server_mistakes(options: Mapping[str, Any]) -> Iterator[str]:
     elif not whole or not options["url"].isprintable() or " " in options["url"]:
         yield f"option url: got {options['url']!r}, expected one such as 'http://127.0.0.1:8000/v1'"
     name = options.get("api_key_env")
-    if name and not os.environ.get(name):
+    key = os.environ.get(name, "").strip() if name else "-"
+    if not key:
         yield f"option api_key_env: the environment variable {name} is not set, or empty"
+    elif not (key.isascii() and key.isprintable()):
+        yield f"option api_key_env: the environment variable {name} holds what is no key: expected ASCII on one line"

@@ -134,10 +134,7 @@ def _gold_spans(sample: Sample) -> Spans:
     given: Any = sample.golds.get("spans", sample.answer)
     shown = one_line(repr(given), limit=80)
     if isinstance(given, str):
-        spans = read_spans(extract_answer(given) or given)
-        if spans is None:
-            raise DataError(f"gold spans {shown}: expected [[start, end], ..] in seconds")
-        return spans
+        given = read_spans(extract_answer(given) or given)
     if isinstance(given, (list, tuple)) and len(given) == 2 and all(_is_time(time) for time in given):
         given = [given]
     if not isinstance(given, (list, tuple)) or not all(_is_span(span) for span in given):

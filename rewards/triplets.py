@@ -133,13 +133,17 @@ def read_triplets(text: str) -> list[Item]:
 
 
 def _key(part: object) -> str:
+    if isinstance(part, float) and part.is_integer():
+        part = int(part)  # columns of numbers with gaps come as floats
     return plain(str(part).strip().strip("'\""))
 
 
 def _gold_triplets(given: Any) -> list[Item]:
     wants = "a list of [object, attribute, value]"
     if isinstance(given, str):
-        return read_triplets(given) or bad_gold(given, wants)
+        groups = [group.split(",") for group in _GROUP.findall(given)]
+        whole = groups and all(len(group) == 3 and all(map(_key, group)) for group in groups)
+        return read_triplets(given) if whole else bad_gold(given, wants)
     if not isinstance(given, (list, tuple)) or not given:
         bad_gold(given, wants)
     if not all(isinstance(item, (list, tuple)) and len(item) == 3 and all(map(_is_word, item)) for item in given):
@@ -153,5 +157,6 @@ def _is_word(value: Any) -> bool:
 
 def _gold_calls(given: Any) -> list[Item]:
     text = ", ".join(given) if isinstance(given, (list, tuple)) and all(isinstance(g, str) for g in given) else given
-    found: list[Item] = list(dict.fromkeys(_CALL.findall(text))) if isinstance(text, str) else []
-    return found or bad_gold(given, "calls such as change_color(2, 'cyan')")
+    found: list[Item] = _CALL.findall(text) if isinstance(text, str) else []
+    whole = found and len(found) == text.count("(")  # one that cannot be read must not be left out in silence
+    return list(dict.fromkeys(found)) if whole else bad_gold(given, "calls such as change_color(2, 'cyan')")

@@ -214,7 +214,7 @@ def serve(config: ServiceConfig, say: Callable[[str], None] = print) -> None:
 @contextmanager
 def listening(config: ServiceConfig) -> Iterator[str]:
     """A service in threads of this process; its address. Raises ConfigError: host without a key, port in use."""
-    key = os.environ.get(config.key_env) if config.key_env else None
+    key = os.environ.get(config.key_env, "").strip() if config.key_env else None
     if config.key_env and not key:
         raise ConfigError(f"key_env: the environment variable {config.key_env} is not set, or empty")
     if config.host not in LOOPBACK and key is None:

@@ -170,6 +170,7 @@ def test_scores_of_a_hierarchy_may_be_given() -> None:
         ("Mass", "no Mass", 0, 1),
         ("Mass", "", 0, 0),
         (["Mass", "Hernia"], "Mass and Hernia", 1, 2),
+        (["Mass, edema and ulcer"], "Mass, edema and ulcer", 1, 1),  # a gold of several is taken apart as an answer is
     ],
 )
 def test_multi_label(gold: Any, answer: str, sane: float, published: float) -> None:
@@ -423,6 +424,7 @@ def test_rules_of_binairo_and_star_battle() -> None:
     assert value("grid", gold, said("eese\nseee\neees\nesee")) == 1
     assert value("grid", gold, said("seee\nesee\neese\neees")) == 0  # touching
     assert value("grid", gold, said("eeee\neeee\neeee\neeee")) == 0
+    assert value("grid", {"solution": [[1.0, 2.0]]}, said("[[1, 2]]")) == 1
     six = {"rules": ["rows", "columns", "boxes 2x3"], "clues": [["0"] * 6] * 6}
     assert value("grid", six, said("123456\n456123\n231564\n564231\n312645\n645312")) == 1
 
@@ -434,8 +436,8 @@ UNREADABLE: dict[str, list[Any]] = {
     "rerank_format": [[[5], 4]],
     "ranked_list": [[], "", [3], "."],
     "hierarchy": [{}, {"path": []}, {"path": ["a"]}, {"scores": {"A": "x"}}, {"scores": {"A": 0}}, "skin",
-                  {"scores": {"A": 1}, "class": "bad"}],
-    "multi_label": [[], "", 3, ["a", ""]],
+                  {"scores": {"A": 1}, "class": "bad"}, {"scores": {"a": 1}}],
+    "multi_label": [[], "", 3, ["a", ""], ["."]],
     "table_answer": ["", "...", [], {}, True],
     "table_number": ["many", "", [1], None],
     "table_sentence": ["", [], "[1]", 4],

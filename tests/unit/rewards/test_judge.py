@@ -373,7 +373,7 @@ def test_no_cache(server: JudgeServer) -> None:
 
 
 def test_the_key_is_sent_and_never_said(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JUDGE_KEY", "sk-very-secret")
+    monkeypatch.setenv("JUDGE_KEY", "sk-very-secret\n")  # as read from a file: no header may hold a line end
     server.troubles = ["401"]
     (score,) = scores(server, sample("owl"), answered("owl"), api_key_env="JUDGE_KEY")
     assert server.headers[0]["Authorization"] == "Bearer sk-very-secret"

@@ -94,6 +94,10 @@ def test_calls(answer: str, expected: float) -> None:
     assert value("calls", "calls", gold, answer) == pytest.approx(expected)
 
 
+def test_numbers_of_a_gold_may_be_floats() -> None:
+    assert value("triplets", "triplets", [[2.0, "color", "cyan"]], "(2, color, cyan)") == 5
+
+
 def test_calls_with_penalties_and_without_partial_credit() -> None:
     gold = ["f(1, 'a')", "g(2, 'b')"]
     assert value("calls", "calls", gold, "f(1, 'x'), g(9, 'y')", credit="penalty") == -0.375
@@ -278,8 +282,8 @@ def test_ego_grounding(gold: Any, answer: str, expected: float) -> None:
 # ---- golds that cannot be read, rows of other rewards
 
 UNREADABLE = {
-    "triplets": [[], "none", [[1, 2]], 5, None],
-    "calls": [[], "red", 5, [3]],
+    "triplets": [[], "none", [[1, 2]], 5, None, "(2, color, cyan), (5, size)"],
+    "calls": [[], "red", 5, [3], ["f(1, 'a')", "g(2, 'dark blue')"]],
     "refer_steps": [[], "x", [{"kind": "colour", "target": "a", "value": [1, 2]}], [{"kind": "size"}],
                     [{"kind": "position", "target": "a", "value": [1]}],
                     [{"kind": "orientation", "target": "a", "value": [0, 0]}]],

@@ -120,6 +120,7 @@ def test_reading_spans(text: str, spans: Any) -> None:
         ({"spans": [[1, 2, 3]]}, {}, "expected [[start, end], ..]"),
         ({"spans": [[1, float("nan")]]}, {}, "expected [[start, end], ..]"),
         ({"spans": [[3, 3]]}, {}, "have no length"),
+        ({"spans": "3 to 3"}, {}, "have no length"),
         ({"spans": [[1, 2]]}, {}, "golds.duration None"),
         ({"spans": [[1, 2]], "duration": 0}, {}, "golds.duration 0"),
         ({"spans": []}, {"duration": 9}, "no gold span"),

@@ -26,7 +26,7 @@ from mmreason.errors import ConfigError
 from mmreason.rewards import bind
 from mmreason.rewards.base import BAD_GOLD
 from mmreason.rewards.pool import RewardPool
-from mmreason.rewards.remote import Unavailable
+from mmreason.rewards.remote import Refused, Server, Unavailable
 from mmreason.rewards.semantic import consistency
 from mmreason.serving.config import service_config
 from mmreason.serving.server import listening, serve
@@ -216,6 +216,8 @@ def test_a_key_and_the_end_with_a_request_on_the_way(tmp_path: Path) -> None:
     key = {"Authorization": "Bearer k3y"}
     with served(tmp_path, "own.py:Lengths", "--key-env", "SERVICE_KEY", SERVICE_KEY="k3y") as (url, process):
         assert post(url, {"texts": ["x"]})[0] == 401
+        with pytest.raises(Refused, match="a key is needed"):  # said before all is sent, and no outage
+            Server(url).post("score", b" " * 2**24, 20.0)
         assert post(url, {"texts": ["x"]}, **key)[0] == 200
         busy = threading.Thread(target=post, args=(url, {"texts": ["slow"]}), kwargs=key)
         busy.start()
