@@ -121,7 +121,9 @@ def _data(
     """A stage's data: made-up rows in the place of its files; what an earlier stage writes stays its own."""
     values["media_root"] = None
     if not values["difficulty"].endswith(".jsonl") or not _made_by(values["difficulty"], folders):
-        values["difficulty"] = "pass_rate"  # made-up rows have it
+        values["difficulty"] = "pass_rate"  # made-up rows have it, from 0.1 on
+        if values["pass_rate"] is not None:
+            values["pass_rate"] = (values["pass_rate"][0], max(0.8, values["pass_rate"][1]))
     for which in ("train", "eval"):
         for index, source in enumerate(values[which]):
             made = _made_by(source["path"], folders)
