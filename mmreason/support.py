@@ -41,13 +41,17 @@ def take(support: Support, places: Tensor) -> Support:
 
 
 def outside(support: Support, tokens: slice, vocabulary: int, device: torch.device) -> Tensor:
-    """bool [C, V] for a run of C tokens: True where an id could not be chosen."""
+    """bool [C, V] for a run of C tokens: True where an id could not be chosen.
+
+    Ids past the vocabulary are passed over: a teacher's head may be smaller than that of the policy that sampled.
+    """
     counts = support.counts[tokens]
     first = int(support.counts[: tokens.start].sum())
     ids = support.ids[first : first + int(counts.sum())].to(device)
     outside_CV = torch.ones(len(counts), vocabulary, dtype=torch.bool, device=device)
     outside_CV[(counts == 0).to(device)] = False
-    outside_CV[torch.arange(len(counts)).repeat_interleave(counts).to(device), ids.long()] = False
+    rows, known = torch.arange(len(counts)).repeat_interleave(counts).to(device), ids < vocabulary
+    outside_CV[rows[known], ids[known].long()] = False
     return outside_CV
 
 

@@ -269,8 +269,13 @@ def _temporal_bonus_has_a_contrast(config: RunConfig) -> Iterator[str]:
 
 def _more_is_sampled_than_kept(config: RunConfig) -> Iterator[str]:
     for place, shaper in enumerate(config.shaping):
-        keep, least = shaper.options.get("keep"), sum(shaper.options.get(key, 2) for key in ("min_right", "min_wrong"))
-        if shaper.name == "resample_correct" and isinstance(keep, int) and not max(2, least) <= keep < config.rollout.n:
+        if shaper.name != "resample_correct":
+            continue
+        numbers = [shaper.options.get(key, 2) for key in ("keep", "min_right", "min_wrong")]
+        if "keep" not in shaper.options or not all(isinstance(number, int) for number in numbers):
+            continue  # what is missing or no number is said where shapers are loaded
+        keep, least = numbers[0], sum(numbers[1:])
+        if not max(2, least) <= keep < config.rollout.n:
             yield (
                 f"shaping.{place}.options.keep: {keep}, expected min_right + min_wrong ({least}) or more and less than "
                 f"rollout.n ({config.rollout.n}): some of the answers that are sampled are left out; raise rollout.n"

@@ -29,7 +29,7 @@ LANGUAGE_MODELS = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 def load_teacher(path: str, policy: Policy, device: torch.device | str) -> Policy:
     """A frozen model that knows the policy's tokens; its banned ids are the policy's.
 
-    Raises ModelError: no such checkpoint, an unknown type, sliding-window layers, another tokenizer.
+    Raises ModelError: no such checkpoint, weights missing, an unknown type, sliding-window layers, another tokenizer.
     """
     with opening(f"teacher: {path}: no checkpoint there"):
         config = AutoConfig.from_pretrained(path)
@@ -68,11 +68,18 @@ def _load_language_model(settings: ModelConfig, config: Any, policy: Policy, dev
         )
     with opening(f"teacher: {settings.path}: cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(settings.path)
-        model = getattr(transformers, LANGUAGE_MODELS[config.model_type]).from_pretrained(
+        model, loading = getattr(transformers, LANGUAGE_MODELS[config.model_type]).from_pretrained(
             settings.path,
             dtype=getattr(torch, settings.dtype),
             attn_implementation="sdpa",
             use_safetensors=True,
+            output_loading_info=True,
+        )
+    wrong = [*loading["missing_keys"], *loading["mismatched_keys"]]
+    if wrong:  # transformers would make them up
+        raise ModelError(
+            f"teacher: {settings.path}: {len(wrong)} weights are missing or of another shape, first {wrong[0]}; this "
+            "is a torn checkpoint"
         )
     model.set_attn_implementation(attention.NAME)
     model.to(device).eval().requires_grad_(False)

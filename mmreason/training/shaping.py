@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from mmreason.algorithms.shaping import SHAPING, Change, apply
 from mmreason.config import RunConfig
 from mmreason.config.columns import columns_of
-from mmreason.errors import ConfigError, MMReasonError
+from mmreason.errors import ConfigError, MMReasonError, PluginError
 from mmreason.options import label_mistakes, option_mistakes
 from mmreason.plugins import load_symbol
 from mmreason.training.tally import Tally
@@ -33,14 +34,14 @@ class Shaping:
     """Of the rewards, by label."""
 
     def __call__(self, groups: Sequence[RolloutGroup], tally: Tally) -> list[RolloutGroup]:
-        """The groups after all shapers.
+        """The groups after all shapers. Raises PluginError for a shaper that gives anything but a change of its group.
 
         Metrics of each: `shaping/<label>/before` and `/after` (mean reward), `/factor`, and `/kept` (share of answers).
         """
         for label, change in self.shapers:
             shaped = []
             for group in groups:
-                made = change(group)
+                made = _sound(change(group), label, len(group.scores))
                 shaped.append(apply(group, made, label, self.weights.get(made.into or "", 1.0)))
                 _tally(tally, f"shaping/{label}", group, shaped[-1], made)
             groups = shaped
@@ -67,6 +68,18 @@ def load_shaping(config: RunConfig) -> Shaping:
     if wrong:
         raise ConfigError("\n".join(wrong))
     return Shaping(shapers=tuple(shapers), weights=weights)
+
+
+def _sound(made: object, label: str, count: int) -> Change:
+    """What a shaper gave. Raises PluginError where that is no change of a group of so many answers."""
+    if not isinstance(made, Change):
+        raise PluginError(f"shaping {label}: gave a {type(made).__name__}, expected a Change")
+    if {len(made.bonus), len(made.keep)} - {0, count}:
+        given = f"{len(made.bonus)} bonuses and {len(made.keep)} values of keep"
+        raise PluginError(f"shaping {label}: gave {given} for {count} answers; expected one each, or none")
+    if not all(map(math.isfinite, (*made.bonus, made.factor))):
+        raise PluginError(f"shaping {label}: gave bonus {made.bonus} and factor {made.factor}; expected finite numbers")
+    return made
 
 
 def _tally(tally: Tally, name: str, before: RolloutGroup, after: RolloutGroup, change: Change) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,16 @@ from typing import Any
 import pytest
 import torch
 
+from mmreason.algorithms.shaping import Change
 from mmreason.config import build_config
 from mmreason.demo.media import DemoFiles
-from mmreason.errors import ConfigError
+from mmreason.errors import ConfigError, PluginError
 from mmreason.training import open_run, run
 from mmreason.training.collect import _useful, sample_groups
 from mmreason.training.credit import advantages_of, credit
-from mmreason.training.shaping import load_shaping
+from mmreason.training.shaping import Shaper, Shaping, load_shaping
 from mmreason.training.tally import Tally
-from mmreason.types import RolloutGroup, Score
+from mmreason.types import Message, Rollout, RolloutGroup, Sample, Score, Segment
 from tests.integration.runs import config, metrics
 
 TRAIN = {"steps": 1, "prompts_per_step": 10, "save_every": 100}
@@ -185,6 +187,10 @@ def test_spans_in_the_loop(values: dict[str, Any], tmp_path: Path) -> None:
              r"option accuracy: 'accuracy' is no reward of this config"],
         ),
         ([{"name": "resample_correct", "options": {"accuracy": "length"}}], [r"option 'keep' is required"]),
+        (
+            [{"name": "resample_correct", "options": {"keep": 3, "min_right": "2"}}],
+            [r"option min_right: got '2', expected int"],
+        ),
     ],
 )  # fmt: skip
 def test_mistakes_in_shaping_are_lines(values: dict[str, Any], shaping: list[Any], lines: list[str]) -> None:
@@ -211,3 +217,22 @@ def test_a_shaper_of_ones_own(values: dict[str, Any], tmp_path: Path) -> None:
     ]
     assert gained == pytest.approx([3, 0, 0, 0])
     assert shaped.scores[0].parts[values["shaping"][0]["name"]] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("made", "line"),
+    [
+        (None, "shaping mine: gave a NoneType, expected a Change"),
+        (Change(bonus=(1.0,)), "shaping mine: gave 1 bonuses and 0 values of keep for 2 answers; expected one each"),
+        (Change(bonus=(1.0, math.nan)), r"shaping mine: gave bonus \(1.0, nan\) and factor 1.0; expected finite"),
+        (Change(factor=math.inf), "expected finite numbers"),
+    ],
+)
+def test_a_shaper_that_gives_nonsense_is_one_line(made: Any, line: str) -> None:
+    prompt = Segment(kind="prompt", ids=torch.arange(3), loss_mask=torch.zeros(3, dtype=torch.bool))
+    sample = Sample(id="a", messages=(Message(role="user", content=("?",)),))
+    answers = (Rollout(text="a"), Rollout(text="b"))
+    group = RolloutGroup(sample=sample, prompt=prompt, rollouts=answers, scores=(Score(total=1.0), Score(total=0.0)))
+    shaping = Shaping(shapers=(Shaper("mine", lambda group: made),), weights={})
+    with pytest.raises(PluginError, match=f"^.*{line}"):
+        shaping([group], Tally())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from mmreason.config import build_config
@@ -193,3 +195,9 @@ def test_another_tokenizer_is_one_line(values: dict[str, Any], tiny: Any, teache
         (tmp_path / "odd/config.json").write_text(json.dumps({**found, "model_type": "gpt2"}))
         with pytest.raises(ModelError, match=r"model_type 'gpt2'; known: qwen2, qwen3, "):
             load_teacher(str(tmp_path / "odd"), opened.policy, "cpu")
+        torn = shutil.copytree(teacher, tmp_path / "torn")
+        tensors = load_file(torn / "model.safetensors")
+        del tensors["model.layers.1.mlp.up_proj.weight"]
+        save_file(tensors, torn / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ModelError, match=r"torn: 1 weights are missing .*, first model\.layers\.1\.mlp"):
+            load_teacher(str(torn), opened.policy, "cpu")

@@ -37,6 +37,8 @@ def test_join_fills_up() -> None:
 def test_outside_of_a_run_of_tokens() -> None:
     found = outside(ragged(LISTS), slice(2, 5), 9, torch.device("cpu"))
     assert [(~row).nonzero()[:, 0].tolist() for row in found] == [[7], [1, 2, 3], list(range(9))]
+    smaller = outside(ragged(LISTS), slice(0, 4), 5, torch.device("cpu"))
+    assert [(~row).nonzero()[:, 0].tolist() for row in smaller] == [[2], list(range(5)), [], [1, 2, 3]]
 
 
 def test_steps_of_rows_that_leave_become_one_support_per_row() -> None:
