@@ -1,6 +1,6 @@
 """`mmreason serve-reward`: HTTP around a scorer.
 
-    GET  /health   {"status": "ready", "scorer": "siglip", "facts": {...}, "waiting": 0, "done": 12, "batches": 3}
+    GET  /health   {"status": "ready", "scorer": "siglip", "facts": {...}, "busy": false, "waiting": 0, "done": 12, ...}
     POST /score    {"texts": [...], "question": "...", "media": [{"kind": "image", "path": "..."}], "sample": {...}}
                    -> {"values": [...]}, one per text; 400 for a request that can never be scored, 503 for later
 
@@ -38,6 +38,8 @@ LARGEST_REQUEST = 512 * 2**20
 KINDS = ("image", "video", "audio")
 STOP_S = 10.0
 """How long the batch at hand may take after SIGTERM."""
+REPLY_S = 2.0
+"""How long replies may take after that."""
 
 
 @dataclass(slots=True)
@@ -61,6 +63,8 @@ class Service:
             raise ConfigError(f"scorer {config.scorer}: {error}") from error
         traits = MediaTraits(frame="resized_pixels", audio_rate=16000)
         self._loader = MediaLoader(config.media, traits) if self.scorer.kinds else None
+        self._open = 0
+        self._closed = threading.Condition()
         self.batcher: Batcher[_Asked, list[Any] | MediaError] = Batcher(
             self._work, most=config.batch, gather_s=config.gather_ms / 1000, room=config.room
         )
@@ -76,13 +80,32 @@ class Service:
         """What /health says; "stuck" while a batch takes longer than the deadline."""
         since = self.batcher.busy_since
         stuck = since is not None and time.monotonic() - since > self.config.deadline_s
-        counts = {"waiting": self.batcher.waiting, "done": self.batcher.done, "batches": self.batcher.batches}
+        counts = {
+            "busy": since is not None,
+            "waiting": self.batcher.waiting,
+            "done": self.batcher.done,
+            "batches": self.batcher.batches,
+        }
         about = {"scorer": self.config.scorer, "facts": self.scorer.facts()}
         return {"status": "stuck" if stuck else "ready", **about, **counts}
 
+    @contextmanager
+    def replying(self) -> Iterator[None]:
+        """Around a request: `close` lets it have its reply."""
+        with self._closed:
+            self._open += 1
+        try:
+            yield
+        finally:
+            with self._closed:
+                self._open -= 1
+                self._closed.notify_all()
+
     def close(self) -> None:
-        """Finish the batch at hand, within STOP_S; end decoding processes."""
+        """Finish the batch at hand, within STOP_S, and the replies, within REPLY_S; end decoding processes."""
         self.batcher.stop(STOP_S)
+        with self._closed:
+            self._closed.wait_for(lambda: self._open == 0, REPLY_S)
         if self._loader is not None:
             self._loader.close()
 
@@ -154,8 +177,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(200 if health["status"] == "ready" else 503, health)
 
     def do_POST(self) -> None:
-        status, reply = self._scored()
-        self._reply(status, reply)
+        with self.service.replying():
+            status, reply = self._scored()
+            self._reply(status, reply)
 
     def _scored(self) -> tuple[int, dict[str, Any]]:
         given = self.headers.get("Authorization", "").encode()

@@ -27,6 +27,8 @@ OPTIONS = ("red", "blue car", "green")
         ("A car stands there.", "A", 0.0, False),
         ("The answer is B.\nLet me write it down.", "B", 0.0, False),
         ("Thus, C", "C", 1.0, True),
+        ("Not option A, but option C", "C", 1.0, True),
+        ("Not option A, but option C", "A", 0.0, True),
         ("Thus **B**.", "B", 1.0, True),
     ],
 )
@@ -40,7 +42,8 @@ def test_choices(thinking: str, answer: str, value: float, concluded: bool) -> N
     ("task", "thinking", "answer", "value"),
     [
         ("numeric", "2 + 3. That makes 5.", "5.0", 1.0),
-        ("numeric", "2 + 3 = 5", "6", 0.0),
+        ("numeric", "2 + 3 = 5", "5", 1.0),
+        ("numeric", "2 + 3 = 5", "2", 0.0),
         ("numeric", "It costs 1,250 in all.", "1250", 1.0),
         ("counting", "I count five.", "5", 1.0),
         ("numeric", "It is clear.", "5", 0.0),

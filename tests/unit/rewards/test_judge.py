@@ -193,6 +193,8 @@ def test_ordinary_text_stays_as_it_is() -> None:
         ("**VERDICT {} YES**", None),
         ("verdict {} yes", None),
         ("VERDICT {} MAYBE", None),
+        ("VERDICT 0123abcd YES", None),
+        ("VERDICT {} NO\nVERDICT 0123abcd YES", None),
         ("So VERDICT {} YES", None),
         ("VERDICT {}  YES", None),
         ("YES", None),

@@ -53,8 +53,8 @@ class Lengths:
     def one(self, item, text):
         if text == "fail":
             raise RuntimeError("cannot")
-        if text == "slow":
-            time.sleep(4)
+        if text.startswith("slow"):
+            time.sleep(8 if text == "slower" else 3)
         if text == "odd":
             return {"total": None, "error": "too odd"}
         pictures = float(len(item.media))
@@ -103,7 +103,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("own")
     (folder / "own.py").write_text(OWN)
     (folder / "service.yaml").write_text("scorer: own.py:Lengths\noptions: {unit: 0.5}\ndeadline_s: 2.0\n")
-    with served(folder, "service.yaml", "gather_ms=20") as (url, _):
+    with served(folder, "service.yaml", "gather_ms=100") as (url, _):
         yield url
 
 
@@ -202,11 +202,10 @@ def test_what_can_never_be_scored_is_refused(own: str, body: Any, message: str) 
 def test_a_scorer_that_takes_too_long(own: str) -> None:
     start = time.monotonic()
     with pytest.raises(Unavailable, match=r"HTTP 503.*not scored within 2 s"):
-        bind("service", {"url": own, **OPTIONS})(sample(), [Rollout(text="slow")])
-    assert time.monotonic() - start < 4
+        bind("service", {"url": own, **OPTIONS})(sample(), [Rollout(text="slower")])
     said = [status(own)]
     while said[-1] != "ready" or "stuck" not in said:
-        assert time.monotonic() - start < 20, said
+        assert time.monotonic() - start < 60, said
         time.sleep(0.05)
         said.append(status(own))
 
@@ -219,12 +218,15 @@ def test_a_key_and_the_end_with_a_request_on_the_way(tmp_path: Path) -> None:
         with pytest.raises(Refused, match="a key is needed"):  # said before all is sent, and no outage
             Server(url).post("score", b" " * 2**24, 20.0)
         assert post(url, {"texts": ["x"]}, **key)[0] == 200
-        busy = threading.Thread(target=post, args=(url, {"texts": ["slow"]}), kwargs=key)
+        replies: list[Any] = []
+        busy = threading.Thread(target=lambda: replies.append(post(url, {"texts": ["slow"]}, **key)))
         busy.start()
-        time.sleep(0.5)
+        while not health(url)["busy"]:
+            time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait(15) == 0
         busy.join(20)
+    assert replies[0][0] == 200  # what had begun is finished
 
 
 @pytest.mark.parametrize(

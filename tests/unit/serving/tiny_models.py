@@ -54,9 +54,7 @@ def save_reward_model(folder: Path, *, outputs: int = 1, template: bool = True) 
     words.model_input_names = ["input_ids", "attention_mask"]
     if template:
         words.chat_template = "{% for m in messages %}{{ m.role }} : {{ m.content }} </s> {% endfor %}"
-    config = LlamaConfig(
-        **SIZES, vocab_size=len(words), num_key_value_heads=2, pad_token_id=0, initializer_range=0.2
-    )
+    config = LlamaConfig(**SIZES, vocab_size=len(words), num_key_value_heads=2, pad_token_id=0, initializer_range=0.2)
     config.num_labels = outputs
     LlamaForSequenceClassification(config).save_pretrained(folder)
     words.save_pretrained(folder)
