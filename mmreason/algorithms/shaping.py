@@ -180,15 +180,17 @@ def apply(group: RolloutGroup, change: Change, label: str, weight: float) -> Rol
     assert len(bonuses) == len(keep) == count, f"{label}: {len(bonuses)} and {len(keep)} values for {count} answers"
     target = change.into or (label if change.bonus else None)
     scores = [
-        _changed(score, bonus, target, weight) if stays else Score(total=None, flags={"left_out": True})
+        _changed(score, bonus, target, weight, into=change.into is not None)
+        if stays
+        else Score(total=None, flags={"left_out": True})
         for score, bonus, stays in zip(group.scores, bonuses, keep, strict=True)
     ]
     return replace(group, scores=tuple(scores), factor=group.factor * change.factor)
 
 
-def _changed(score: Score, bonus: float, target: str | None, weight: float) -> Score:
-    if score.total is None or target is None:
-        return score
+def _changed(score: Score, bonus: float, target: str | None, weight: float, *, into: bool) -> Score:
+    if score.total is None or target is None or (into and not bonus and target not in score.parts):
+        return score  # the last: a reward that does not apply is not one of 0
     parts = {**score.parts, target: score.parts.get(target, 0.0) + bonus}
     return replace(score, total=score.total + weight * bonus, parts=parts)
 

@@ -34,7 +34,7 @@ def outcomes_of(config: RunConfig, groups: Sequence[RolloutGroup], span: str = A
     scores = [row + [nothing] * (width - len(row)) for row in scores]
     lengths = [[span_length(one, span) for one in (*group.rollouts, *group.demos)][:width] for group in groups]
     lengths = [row + [0] * (width - len(row)) for row in lengths]
-    parts = [[[score.parts.get(one.label, math.nan) for one in columns] for score in row] for row in scores]
+    parts = [[[_part(score, one.label) for one in columns] for score in row] for row in scores]
     totals = [[_reward(score, columns, span) for score in row] for row in scores]
     greedy = [_reward(group.greedy, columns, span) for group in groups]
     return Outcomes(
@@ -54,6 +54,11 @@ def factors_of(groups: Sequence[RolloutGroup]) -> Tensor:
 def _columns(config: RunConfig, span: str) -> list[Column]:
     """What counts in a span: its own rewards and those for all."""
     return [column for column in columns_of(config) if span == ALL or column.span in (span, ALL)]
+
+
+def _part(score: Score, label: str) -> float:
+    """One reward of an answer; NaN where there is none, also of an answer that another reward left without a score."""
+    return math.nan if score.total is None else score.parts.get(label, math.nan)
 
 
 def _reward(score: Score | None, columns: Sequence[Column], span: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -95,6 +96,14 @@ def test_t_grpo_by_the_notes_table(
     shaped = after(scored(ordered, shuffled), CODE)
     assert totals(shaped) == pytest.approx(rewards, abs=1e-12)
     assert advantages(shaped) == pytest.approx(expected, abs=5e-5)
+
+
+def test_a_bonus_makes_no_reward_of_one_that_does_not_apply() -> None:
+    group = scored([1, 0], [0])
+    bare = Score(total=1.0, parts={"format": 1.0})
+    shaped = after(replace(group, scores=(group.scores[0], bare)), PAPER)
+    assert shaped.scores[0].parts["accuracy"] == pytest.approx(1.3)
+    assert shaped.scores[1] == bare
 
 
 def test_where_paper_and_code_differ() -> None:
