@@ -23,7 +23,7 @@ demo: $(STAMP) ## Train a tiny omni model on images, video, audio and text; 4 to
 test: $(STAMP) ## Run all tests; they need no network and no GPU
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-test-recipes: $(STAMP) ## Run every recipe small, with a table of seconds; about 10 minutes on 2 cores
+test-recipes: $(STAMP) ## Run every recipe small, with a table of seconds; about 8 minutes on 2 cores
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.smoke_recipes
 
 fuzz: $(STAMP) ## Give every reward 100,000 strings; about an hour

@@ -105,7 +105,7 @@ def _small(values: dict[str, Any]) -> dict[str, Any]:
     media |= {"image_min_pixels": 784, "image_max_pixels": 3136, "video_min_pixels": 784, "video_max_pixels": 3136}
     media |= {"video_max_frames": max(4, media["video_min_frames"]) if media["video_min_frames"] <= 4 else 4}
     media["video_min_frames"] = min(4, media["video_min_frames"])
-    rollout |= {"n": min(4, rollout["n"]), "max_new_tokens": min(ANSWER_TOKENS, rollout["max_new_tokens"])}
+    rollout |= {"n": min(2, rollout["n"]), "max_new_tokens": min(ANSWER_TOKENS, rollout["max_new_tokens"])}
     grpo |= {"drop_constant_groups": False, "mask_truncated": False, "keep_mean": None, "max_refills": 0}
     grpo["updates_per_batch"] = min(2, grpo["updates_per_batch"])
     train |= {"steps": STEPS, "prompts_per_step": 2, "warmup_steps": min(1, train["warmup_steps"]), "eval_every": 0}

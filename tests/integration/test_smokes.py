@@ -38,8 +38,10 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 def test_recipe_runs_small(name: str, workshop: Workshop, tmp_path: Path) -> None:
     started = time.process_time()
     plan = load_plan(name)
+    if "chart_code" in {reward.name for stage in plan.stages for reward in stage.config.rewards}:
+        pytest.importorskip("matplotlib")
     model = smoke(plan, tmp_path / "smoke", workshop, say=lambda line: None)
-    for stage in plan.stages:
+    for stage in (stage for stage in plan.stages if stage.sample is None):
         assert [line["step"] for line in metrics(tmp_path / "smoke" / (stage.name or "run"))] == [1, 2]
     assert (model / "config.json").is_file()
     assert time.process_time() - started < LIMIT_S
