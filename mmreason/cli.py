@@ -132,7 +132,7 @@ def _add_verbs_of_a_config(verbs: argparse._SubParsersAction[argparse.ArgumentPa
 
     init = verbs.add_parser("init", help="write a commented config to start from")
     init.add_argument("file", metavar="RUN.yaml", nargs="?", type=Path, default=Path("run.yaml"))
-    init.add_argument("--method", choices=("grpo", "sft"), default="grpo", help="default: grpo")
+    init.add_argument("--method", choices=("grpo", "sft", "dpo"), default="grpo", help="default: grpo")
     init.add_argument("--model", metavar="PATH", help="checkpoint to train")
     init.add_argument("--data", metavar="FILE", action="append", help="training data; may be given several times")
     init.set_defaults(verb=_init)

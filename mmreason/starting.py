@@ -55,6 +55,9 @@ def starting_config(file: Path, method: str, model: str, data: Sequence[str]) ->
         },
         "train": {"method": method, "steps": 500, "prompts_per_step": 16, "learning_rate": 1e-5, "precision": "bf16"},
     }
+    if method == "dpo":
+        chosen["train"] |= {"aggregation": "sequence_sum"}
+        chosen["grpo"] = {"kl_coef": 0.1}
     if method == "grpo":
         chosen["rewards"] = [{"name": "accuracy", "weight": 1.0}, {"name": "format", "weight": 0.1}]
     build_config(chosen, "init")

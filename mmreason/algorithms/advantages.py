@@ -100,10 +100,14 @@ def gdpo(parts_NGK: Tensor, weights_K: Tensor, epsilon: float = EPSILON) -> Tens
     NaN: a reward that does not apply adds nothing; a rollout without any gets 0. As TRL's `normalize_then_sum`.
     Example: accuracy [1, 1, 0, 0], format [1, 0, 1, 0], weights 1 -> 1.2247, 0, 0, -1.2247.
     """
+    return reinforce_pp(_normalised_sum(parts_NGK, weights_K, epsilon), epsilon=epsilon)
+
+
+def _normalised_sum(parts_NGK: Tensor, weights_K: Tensor, epsilon: float) -> Tensor:
+    """[N, G]: weighted sum of the rewards, each normalised in its group; NaN for a rollout without any."""
     parts_NKG = parts_NGK.transpose(1, 2)
     normal_NGK = group(parts_NKG, epsilon).transpose(1, 2)
-    nothing_NG = parts_NGK.isnan().all(-1)
-    return reinforce_pp((normal_NGK * weights_K).sum(-1).masked_fill(nothing_NG, torch.nan), epsilon=epsilon)
+    return (normal_NGK * weights_K).sum(-1).masked_fill(parts_NGK.isnan().all(-1), torch.nan)
 
 
 def remax(rewards_NG: Tensor, greedy_N: Tensor) -> Tensor:
@@ -154,6 +158,16 @@ NEEDS_GREEDY = ("remax",)
 
 NEEDS_CRITIC = ("gae",)
 """These look at values of a critic, which has to be trained too."""
+
+
+def compared(name: str, outcomes: Outcomes, epsilon: float) -> Tensor:
+    """[N, G]: the numbers by which an advantage tells the rollouts of a group apart; NaN where there is none.
+
+    Example: gdpo, accuracy [1, 0] of weight 1 beside a length [0, 2] of weight .5: totals 1, 1, but .3535, -.3535.
+    """
+    if name == "gdpo":
+        return _normalised_sum(outcomes.parts_NGK, outcomes.weights_K, epsilon)
+    return outcomes.total_NG
 
 
 def has_signal(rewards_NG: Tensor) -> Tensor:

@@ -19,7 +19,9 @@ from transformers import AttentionInterface
 
 from mmreason.config import RunConfig
 from mmreason.config.extras import read_deepspeed, zero_stage
+from mmreason.config.grpo_terms import TERMS
 from mmreason.policy.families import Family, adapter_pattern, opening, require_targets
+from mmreason.policy.teacher import described
 
 _FORECAST = "mmreason_forecast"
 
@@ -54,7 +56,8 @@ _STAGES = ("update:", "sampling:")
 def forecast(family: Family, model_config: Any, config: RunConfig, longest_prompt: int, processes: int) -> Forecast:
     """What one of `processes` devices will hold. longest_prompt: tokens of the longest prompt of the data.
 
-    Raises ModelError for a config that gives no model, ConfigError for `lora.targets` that name no layer.
+    Raises ModelError for a config that gives no model, also a teacher's; ConfigError for `lora.targets` that name no
+    layer.
     """
     with torch.device("meta"), opening(f"model.path: {config.model.path}: no model can be made from its config.json"):
         model = getattr(transformers, family.model_class)(model_config)
@@ -64,6 +67,7 @@ def forecast(family: Family, model_config: Any, config: RunConfig, longest_promp
     parts = _states(total, trained, width, config, stage, processes)
     if train.method != "sft" and config.grpo.kl_coef and not config.model.lora:
         parts["reference model"] = total * width // (processes if stage == 3 else 1)
+    parts |= _teachers(config, width, processes if stage == 3 else 1)
     half = 2 if train.precision == "bf16" or width == 2 else 1
     kept = saved_for_backward(model, family, train.row_tokens)
     text = model_config.get_text_config()
@@ -103,6 +107,19 @@ def _states(
         "gradients": gradients // shared["gradients"],
         "optimizer": optimizer // shared["optimizer"],
     }
+
+
+def _teachers(config: RunConfig, width: int, shared: int) -> dict[str, int]:
+    """Bytes of the frozen model that a term of the loss learns from; its head is whole on every process."""
+    terms = config.grpo.terms if config.train.method == "grpo" else ()
+    found = {}
+    for path in (term.option("teacher") for term in terms if "teacher" in TERMS[term.name]):
+        described_by, model_class = described(path)
+        with torch.device("meta"), opening(f"teacher: {path}: no model can be made from its config.json"):
+            model = getattr(transformers, model_class)(described_by)
+        head = 0 if shared == 1 else model.get_output_embeddings().weight.numel()
+        found["teacher"] = (sum(p.numel() for p in model.parameters()) // shared + head) * width
+    return found
 
 
 def _copies(model: nn.Module, family: Family, config: RunConfig) -> int:

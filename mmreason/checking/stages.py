@@ -13,8 +13,9 @@ from mmreason.checking.files import decode_files
 from mmreason.checking.findings import CheckOptions, Findings
 from mmreason.checking.rows import Row, read_all, spread, with_media_there
 from mmreason.checking.selection import selected
-from mmreason.config import DataConfig, MediaConfig, RewardConfig, RunConfig, ScoringConfig, TrainConfig
+from mmreason.config import DataConfig, GrpoConfig, MediaConfig, RewardConfig, RunConfig, ScoringConfig, TrainConfig
 from mmreason.config.extras import read_deepspeed, require_trackers
+from mmreason.config.grpo_terms import NO_DEMOS
 from mmreason.config.reward_names import labels
 from mmreason.errors import ConfigError, MMReasonError, ModelError
 from mmreason.processors.quarantine import JUDGED_FROM
@@ -39,6 +40,8 @@ def check_rest(
     every, left_out = selected(read_all(data, train.method, found), data, found)
     if data.train and not found.counts["data"] and (why := _too_few(every, options.processes)):
         found.add("data", why)
+    if "grpo" in sections and _without_demos(every, sections["grpo"]):
+        found.add("data", NO_DEMOS)
     there = with_media_there(every, data.media_root, found)
     tables.add([*_counts(every), *left_out])
     looked_at = spread(there, options.rows)
@@ -81,6 +84,12 @@ def _look(path: str, found: Findings, require: Callable[[Any], object], named: o
     except ConfigError as error:
         for line in str(error).splitlines():
             found.add("plug-in", f"{path}: {line}")
+
+
+def _without_demos(rows: Sequence[Row], grpo: GrpoConfig) -> bool:
+    """Whether terms of the loss need demonstrations and there is none."""
+    train = [row.sample for row in rows if row.which == "train"]
+    return grpo.uses_demos and bool(train) and not any(sample.demos for sample in train)
 
 
 def _too_few(rows: Sequence[Row], processes: int) -> str:

@@ -69,6 +69,8 @@ TERMS: dict[str, dict[str, TermOption]] = {
 WITH_DEMOS = ("imitation", "demo_policy")
 """These need demonstrations of the prompts; `demos` of the rows."""
 
+NO_DEMOS = "grpo.terms need demonstrations, but no row of data.train has `demos`; give some, or drop them"
+
 ALONE = ("distill", "perception")
 """These may be given once: there is one column each for what they need."""
 

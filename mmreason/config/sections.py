@@ -287,7 +287,7 @@ class GrpoConfig(Section):
     updates_per_batch: int = Field(1, ge=1)
     """Optimizer steps per set of rollouts; the prompts are split evenly among them."""
     drop_constant_groups: bool = True
-    """Leave out groups whose rewards are all equal (no signal) and sample others in their place."""
+    """Leave out groups whose rewards (gdpo: each normalised) are all equal, so that they say nothing; sample others."""
     max_refills: int = Field(2, ge=0)
     """How many more times to sample prompts for a step before it goes on with what it has."""
     mask_truncated: bool = True

@@ -31,22 +31,34 @@ def load_teacher(path: str, policy: Policy, device: torch.device | str) -> Polic
 
     Raises ModelError: no such checkpoint, weights missing, an unknown type, sliding-window layers, another tokenizer.
     """
-    with opening(f"teacher: {path}: no checkpoint there"):
-        config = AutoConfig.from_pretrained(path)
-    known = [name for family in FAMILIES.values() for name in family.model_types]
+    config, _ = described(path)
     settings = policy.config.model_copy(update={"path": path, "revision": None, "lora": None})
-    if config.model_type in known:
-        teacher = load_policy(settings, device, trained=False)
-    elif config.model_type in LANGUAGE_MODELS:
+    if config.model_type in LANGUAGE_MODELS:
         teacher = _load_language_model(settings, config, policy, device)
     else:
-        raise ModelError(
-            f"teacher: {path}: model_type {config.model_type!r}; known: {', '.join([*LANGUAGE_MODELS, *known])}"
-        )
+        teacher = load_policy(settings, device, trained=False)
     require_same_tokens(path, policy.tokenizer.get_vocab(), teacher.tokenizer.get_vocab(), set(policy.banned.tolist()))
     mine, theirs = (model.base.config.get_text_config().vocab_size for model in (policy, teacher))
     lacking = torch.arange(mine, max(mine, theirs))  # rows of its head that are no tokens of the policy
     return replace(teacher, banned=torch.cat([policy.banned[policy.banned < theirs], lacking]))
+
+
+def described(path: str) -> tuple[Any, str]:
+    """A teacher's config and the class of transformers that its model has.
+
+    Raises ModelError: no checkpoint there, or one of an unknown type.
+    """
+    with opening(f"teacher: {path}: no checkpoint there"):
+        config = AutoConfig.from_pretrained(path)
+    families = {name: family for family in FAMILIES.values() for name in family.model_types}
+    if config.model_type in LANGUAGE_MODELS:
+        return config, LANGUAGE_MODELS[config.model_type]
+    if config.model_type not in families:
+        raise ModelError(
+            f"teacher: {path}: model_type {config.model_type!r}; known: {', '.join([*LANGUAGE_MODELS, *families])}"
+        )
+    family = families[config.model_type]
+    return family.load_config(path), family.model_class
 
 
 def require_same_tokens(path: str, mine: dict[str, int], theirs: dict[str, int], banned: set[int]) -> None:

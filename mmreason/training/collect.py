@@ -7,15 +7,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mmreason.algorithms.advantages import NEEDS_GREEDY, has_signal, mean_within
+from mmreason.algorithms.advantages import NEEDS_GREEDY, mean_within
 from mmreason.algorithms.spans import with_spans
 from mmreason.config import RunConfig
-from mmreason.config.columns import spans_of, tags_of
+from mmreason.config.columns import tags_of
 from mmreason.errors import GoldError
 from mmreason.rewards.base import BAD_GOLD, keep_mask
 from mmreason.rollout.base import SamplingParams
 from mmreason.training.contrast import contrast_scores
-from mmreason.training.outcomes import rewards_of
+from mmreason.training.outcomes import rewards_of, teaches
 from mmreason.training.replay import Replay
 from mmreason.training.run import Run
 from mmreason.training.tally import Tally, tally_contrast, tally_groups
@@ -162,5 +162,4 @@ def _useful(run: Run, group: RolloutGroup, shaped: RolloutGroup) -> bool:
     if not any(keep and stays and not mask for keep, stays, mask in zip(kept, left, masked, strict=True)):
         return False
     within = config.grpo.keep_mean is None or bool(mean_within(rewards_of(config, (group,)), *config.grpo.keep_mean))
-    signals = (bool(has_signal(rewards_of(config, (shaped,), span))) for span in spans_of(config))
-    return within and (not config.grpo.drop_constant_groups or any(signals))
+    return within and (not config.grpo.drop_constant_groups or teaches(config, shaped))

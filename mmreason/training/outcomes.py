@@ -8,17 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmreason.algorithms.advantages import Outcomes
+from mmreason.algorithms.advantages import Outcomes, compared, has_signal
 from mmreason.algorithms.spans import ALL, span_length
 from mmreason.config import RunConfig
-from mmreason.config.columns import Column, columns_of
+from mmreason.config.columns import Column, columns_of, spans_of
 from mmreason.types import RolloutGroup, Score
 
 
-def rewards_of(config: RunConfig, groups: Sequence[RolloutGroup], span: str = ALL) -> Tensor:
-    """float64 [N, G]: total rewards of a span, NaN where a rollout has none."""
-    columns = _columns(config, span)
-    rows = [[_reward(score, columns, span) for score in group.scores] for group in groups]
+def rewards_of(config: RunConfig, groups: Sequence[RolloutGroup]) -> Tensor:
+    """float64 [N, G]: total rewards, NaN where a rollout has none."""
+    rows = [[_reward(score, (), ALL) for score in group.scores] for group in groups]
     return torch.tensor(rows, dtype=torch.float64).reshape(len(groups), config.rollout.n)
 
 
@@ -44,6 +43,13 @@ def outcomes_of(config: RunConfig, groups: Sequence[RolloutGroup], span: str = A
         tokens_NG=torch.tensor(lengths, dtype=torch.float64).reshape(len(groups), width),
         greedy_N=torch.tensor(greedy, dtype=torch.float64),
     )
+
+
+def teaches(config: RunConfig, group: RolloutGroup) -> bool:
+    """Whether the advantage in use can tell the answers of a group apart, in any of their spans."""
+    grpo = config.grpo
+    spans = (outcomes_of(config, [group], span) for span in spans_of(config))
+    return any(bool(has_signal(compared(grpo.advantage, one, grpo.option("epsilon")))) for one in spans)
 
 
 def factors_of(groups: Sequence[RolloutGroup]) -> Tensor:

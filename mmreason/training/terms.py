@@ -13,7 +13,7 @@ from mmreason.algorithms.spans import with_spans
 from mmreason.algorithms.terms import LOSSES, TermRow
 from mmreason.config import RunConfig, TermConfig
 from mmreason.config.columns import tags_of
-from mmreason.config.grpo_terms import TERMS
+from mmreason.config.grpo_terms import NO_DEMOS, TERMS
 from mmreason.config.reward_names import labels
 from mmreason.errors import DataError
 from mmreason.training.run import Run
@@ -89,4 +89,4 @@ def _demonstration(run: Run, text: str, spans: Sequence[tuple[int, int, float]])
 def require_demos(config: RunConfig, samples: Sequence[Sample]) -> None:
     """Raises DataError where a term needs demonstrations and no row has any; rows without are trained without."""
     if config.grpo.uses_demos and not any(sample.demos for sample in samples):
-        raise DataError("grpo.terms need demonstrations, but no row of data.train has `demos`; give some, or drop them")
+        raise DataError(NO_DEMOS)

@@ -11,7 +11,7 @@ from mmreason.errors import ConfigError
 from mmreason.starting import init
 
 
-@pytest.mark.parametrize("method", ["grpo", "sft"])
+@pytest.mark.parametrize("method", ["grpo", "sft", "dpo"])
 def test_what_is_written_is_a_config_that_says_what_was_asked(method: str, tmp_path: Path) -> None:
     file = tmp_path / "deep" / "mine.yaml"
     given = ["--method", method, "--model", "m: #1", "--data", "a.jsonl", "--data", "b.jsonl"]

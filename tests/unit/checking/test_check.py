@@ -207,6 +207,15 @@ def test_too_few_rows(tiny_vl: Path, tmp_path: Path) -> None:
     assert line == "data.train: 1 usable rows for 2 processes"
 
 
+def test_terms_that_need_demonstrations(tmp_path: Path) -> None:
+    terms = {"terms": [{"name": "imitation"}]}
+    wanted = "grpo.terms need demonstrations, but no row of data.train has `demos`; give some, or drop them"
+    model = tmp_path / "none"
+    assert lines(check(write_run(tmp_path, model, [row(), row()], grpo=terms)), "data") == [wanted]
+    assert not lines(check(write_run(tmp_path, model, [row(), row(demos=["red"])], grpo=terms)), "data")
+    assert not lines(check(write_run(tmp_path, model, [row()], grpo={"terms": [{"name": "entropy"}]})), "data")
+
+
 def test_numbers_that_cannot_be() -> None:
     for make in (partial(CheckOptions, processes=0), partial(CheckOptions, rows=-1), partial(CheckOptions, decode=-5)):
         with pytest.raises(ConfigError, match="expected at least 1 process"):

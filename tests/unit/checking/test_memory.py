@@ -9,6 +9,7 @@ import torch
 
 from mmreason.checking.memory import forecast, saved_for_backward
 from mmreason.config import ModelConfig, RunConfig, build_config
+from mmreason.errors import ModelError
 from mmreason.policy.families import FAMILIES
 from mmreason.policy.policy import load_policy
 
@@ -91,6 +92,24 @@ def test_processes_and_stages_share_what_they_partition(tiny_vl: Path, tmp_path:
     assert third["optimizer"] == second["optimizer"] == alone["optimizer"] // 4
     # float32: AdamW's two moments, 4 bytes each, and the flat copy of the weights that ZeRO updates
     assert alone["optimizer"] == 3 * alone["gradients"]
+
+
+def test_a_teacher_is_held_as_well(tiny_vl: Path, tiny_omni: Path, tmp_path: Path) -> None:
+    def parts(teacher: Path, processes: int = 1, **train: Any) -> dict[str, int]:
+        terms = [{"name": "distill", "options": {"teacher": str(teacher)}}]
+        config = settings(tiny_vl, grpo={"terms": terms}, train={"row_tokens": 512, **train})
+        policy = load_policy(config.model, trained=False)
+        return forecast(policy.family, policy.base.config, config, 100, processes).parts
+
+    held = load_policy(ModelConfig(path=str(tiny_omni), self_check=False), trained=False)
+    weights = sum(parameter.nbytes for parameter in held.base.parameters())
+    assert parts(tiny_omni)["teacher"] == weights
+    file = tmp_path / "zero3.json"
+    file.write_text('{"zero_optimization": {"stage": 3}}')
+    split = parts(tiny_omni, 4, deepspeed=str(file))["teacher"]
+    assert split == weights // 4 + held.head.weight.nbytes, "its head is whole on every process"
+    with pytest.raises(ModelError, match=r"^teacher: .*: no checkpoint there"):
+        parts(tmp_path / "nothing")
 
 
 def test_checkpointing_and_lower_precision_need_less(tiny_vl: Path) -> None:
