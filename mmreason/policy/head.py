@@ -142,21 +142,22 @@ class _Score(torch.autograd.Function):
         ctx.plan = plan
         width = 2 if plan.against is None else 3
         scores = torch.zeros(hidden_ND.shape[0], width, dtype=torch.float32, device=hidden_ND.device)
-        weight = weight_VD.float()
+        weight, teacher_VE = weight_VD.float(), _teacher_weight(plan)
         for chunk in _chunks(plan):
             logp_CV = _log_probs(hidden_ND, weight, plan, chunk)
             scores[chunk, 0] = logp_CV.gather(1, plan.targets[chunk, None])[:, 0]
             scores[chunk, 1] = -(logp_CV.exp() * _finite(logp_CV)).sum(1)
             if plan.against is not None:
                 taught = plan.against.taught[chunk]
-                scores[chunk, 2] = scores[chunk, 2].masked_scatter(taught, _divergence(logp_CV[taught], chunk, plan)[0])
+                kl = _divergence(logp_CV[taught], chunk, plan, teacher_VE)[0]
+                scores[chunk, 2] = scores[chunk, 2].masked_scatter(taught, kl)
         return scores
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, weight_VD = ctx.saved_tensors
         plan: ScoringPlan = ctx.plan
-        weight = weight_VD.float()
+        weight, teacher_VE = weight_VD.float(), _teacher_weight(plan)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
@@ -165,7 +166,7 @@ class _Score(torch.autograd.Function):
             grad_CV = _logit_grad(logp_CV, grads[0][chunk, :2], plan.targets[chunk])
             if plan.against is not None:
                 taught = plan.against.taught[chunk]
-                slope_CV = _divergence(logp_CV[taught], chunk, plan)[1]
+                slope_CV = _divergence(logp_CV[taught], chunk, plan, teacher_VE)[1]
                 grad_CV[taught, : slope_CV.shape[1]] += grads[0][chunk][taught, 2:] * slope_CV
             grad_CV /= plan.temperature
             if grad_hidden is not None:
@@ -209,18 +210,24 @@ def _logit_grad(logp_CV: Tensor, grad_C2: Tensor, targets_C: Tensor) -> Tensor:
     return grad_CV
 
 
-def _divergence(logp_CV: Tensor, chunk: slice, plan: ScoringPlan) -> tuple[Tensor, Tensor]:
+def _teacher_weight(plan: ScoringPlan) -> Tensor | None:
+    """The teacher's head in float32: made once for all chunks, as the model's own."""
+    return None if plan.against is None else plan.against.head.float()
+
+
+def _divergence(logp_CV: Tensor, chunk: slice, plan: ScoringPlan, teacher_VE: Tensor | None) -> tuple[Tensor, Tensor]:
     """KL(model || teacher) of the taught tokens of a chunk [C], and its slope by their logits / temperature [C, V].
 
     sum_v p (log p - log q); by logit v: p_v (log p_v - log q_v - KL), both renormalised over the ids that both have.
     """
     against = plan.against
     assert against is not None
-    size = min(logp_CV.shape[1], against.head.shape[0])
+    assert teacher_VE is not None
+    size = min(logp_CV.shape[1], teacher_VE.shape[0])
     logp_CV = torch.log_softmax(logp_CV[:, :size], dim=-1)
     hidden_CE = against.hidden[chunk][against.taught[chunk]]
     with torch.autocast(hidden_CE.device.type, enabled=False):
-        logits_CV = hidden_CE.float() @ against.head[:size].float().T / plan.temperature
+        logits_CV = hidden_CE.float() @ teacher_VE[:size].T / plan.temperature
     # What the policy cannot sample, the teacher shall not have to explain.
     logq_CV = torch.log_softmax(logits_CV.masked_fill(logp_CV == float("-inf"), float("-inf")), dim=-1)
     gap_CV = _finite(logp_CV) - _finite(logq_CV)

@@ -199,6 +199,22 @@ def test_divergence_from_a_teacher_is_exact_in_value_and_gradient(changes: dict[
         torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-4)
 
 
+def test_the_teachers_head_is_converted_once_for_all_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = ScoringHead.install(TinyModel())
+    teacher = torch.randn(VOCABULARY, 7, dtype=torch.bfloat16)
+    against = Against(hidden=torch.randn(5, 7), head=teacher, taught=torch.ones(5, dtype=torch.bool))
+    converted, convert = [], Tensor.float
+
+    def counted(tensor: Tensor) -> Tensor:
+        converted.append(tensor.dtype)
+        return convert(tensor)
+
+    monkeypatch.setattr(Tensor, "float", counted)
+    with head.scoring(plan(against=against, chunk=1)):
+        head(torch.randn(1, TOKENS, HIDDEN, requires_grad=True)).sum().backward()
+    assert converted.count(torch.bfloat16) == 2, "once forward, once backward"
+
+
 def test_the_worked_number_of_vold() -> None:
     """Student (.7, .3), teacher (.5, .5): KL .082283."""
     head = ScoringHead.install(TinyModel())
