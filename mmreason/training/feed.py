@@ -78,13 +78,18 @@ class Feed:
         place = {"epoch": self.epoch, "index": self.index}
         return place if self.replay is None else {**place, "replay": self.replay.state}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue where a feed with this `state` stood."""
+    def restore(self, state: Mapping[str, Any]) -> list[str]:
+        """Continue where a feed with this `state` stood. Returns the ids that were to be replayed and are gone."""
         self.epoch, self.index = state["epoch"], state["index"]
         self._seen = {row for epoch in range(self.epoch) for row in self._share(epoch)}
         self._order = self._share(self.epoch)
-        if self.replay is not None and "replay" in state:
-            self.replay.restore(state["replay"])
+        if self.replay is None or "replay" not in state:
+            return []
+        self.replay.restore(state["replay"])
+        gone = [id for id in self.replay.pool if id not in self._place]
+        for id in gone:
+            del self.replay.pool[id]
+        return gone
 
     def _next(self, count: int) -> list[Sample]:
         found: list[Sample] = []

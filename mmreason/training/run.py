@@ -339,7 +339,8 @@ class Run:
     def _restore(self, folder: Path) -> None:
         self.engine.load_optimizer(folder)
         rank_state = checkpoint.read_state(folder, f"rank-{self.engine.rank}.json")
-        self.feed.restore(rank_state["feed"])
+        if gone := self.feed.restore(rank_state["feed"]):
+            self.announce(f"{len(gone)} hard samples are no longer in data.train and will not come again", gone[0])
         self.engine.set_random_state(rank_state["random"])
         self.carried = rank_state.get("carried", {})  # checkpoints of version 0.1 have none
         self.rollouts.weight_version = self.step

@@ -72,6 +72,16 @@ def test_a_feed_mixes_them_in_and_resumes_exactly(tmp_path: Path) -> None:
     assert _ids(other.take(8)) == expected
 
 
+def test_one_that_is_gone_from_the_data_is_named_and_does_not_come_again(tmp_path: Path) -> None:
+    feed = _feed(tmp_path, 3)
+    feed.replay, feed._place = _pool(share=1.0, gone=0.0, **{"1": 0.1}), {str(i): i for i in range(3)}
+    other = _feed(tmp_path, 3)
+    other.replay, other._place = _pool(share=1.0), feed._place
+    assert other.restore(feed.state) == ["gone"]
+    assert other.replay.pool == {"1": 0.1}
+    assert _ids(other.take(4))[0] == "1"
+
+
 def test_one_that_was_quarantined_meanwhile_does_not_come_again(tmp_path: Path) -> None:
     feed = _feed(tmp_path, 3, bad=["1"])
     feed.replay, feed._place = _pool(share=1.0), {str(i): i for i in range(3)}
