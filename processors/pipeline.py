@@ -22,7 +22,7 @@ Tensors = tuple[MediaTensors, ...]
 
 
 class MediaPipeline:
-    """Media of one model family, decoded and processed once per (file, sampling, view, seed) while memory lasts.
+    """Media of one model family, decoded and processed once per (file, sampling, view) while memory lasts.
 
     Example: `MediaPipeline(config.media, traits, AutoProcessor.from_pretrained(path), root).tensors(sample.media)`
     """
@@ -85,7 +85,8 @@ class MediaPipeline:
         except Refusal as refusal:
             return MediaError(ref.name, refusal.reason, refusal.detail)
         size = sum(tensor.nbytes for item in made for tensor in item.kwargs.values())
-        self._memory.put(name, made, size)
+        if name[1] not in SEEDED:  # every step has another seed: it would push out what is asked for again
+            self._memory.put(name, made, size)
         return made
 
     def _made(self, decoded: Decoded) -> Tensors:
