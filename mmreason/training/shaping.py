@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -41,8 +41,8 @@ class Shaping:
         for label, change in self.shapers:
             shaped = []
             for group in groups:
-                made = _sound(change(group), label, len(group.scores))
-                shaped.append(apply(group, made, label, self.weights.get(made.into or "", 1.0)))
+                made = _sound(change(group), label, len(group.scores), self.weights)
+                shaped.append(apply(group, made, label, 1.0 if made.into is None else self.weights[made.into]))
                 _tally(tally, f"shaping/{label}", group, shaped[-1], made)
             groups = shaped
         return list(groups)
@@ -70,8 +70,8 @@ def load_shaping(config: RunConfig) -> Shaping:
     return Shaping(shapers=tuple(shapers), weights=weights)
 
 
-def _sound(made: object, label: str, count: int) -> Change:
-    """What a shaper gave. Raises PluginError where that is no change of a group of so many answers."""
+def _sound(made: object, label: str, count: int, rewards: Collection[str]) -> Change:
+    """What a shaper gave. Raises PluginError where that is no change of such a group, or into no reward."""
     if not isinstance(made, Change):
         raise PluginError(f"shaping {label}: gave a {type(made).__name__}, expected a Change")
     if {len(made.bonus), len(made.keep)} - {0, count}:
@@ -79,6 +79,9 @@ def _sound(made: object, label: str, count: int) -> Change:
         raise PluginError(f"shaping {label}: gave {given} for {count} answers; expected one each, or none")
     if not all(map(math.isfinite, (*made.bonus, made.factor))):
         raise PluginError(f"shaping {label}: gave bonus {made.bonus} and factor {made.factor}; expected finite numbers")
+    if made.into is not None and made.into not in rewards:
+        known = ", ".join(rewards)
+        raise PluginError(f"shaping {label}: gave a bonus into {made.into!r}; expected None or one of {known}")
     return made
 
 

@@ -226,6 +226,7 @@ def test_a_shaper_of_ones_own(values: dict[str, Any], tmp_path: Path) -> None:
         (Change(bonus=(1.0,)), "shaping mine: gave 1 bonuses and 0 values of keep for 2 answers; expected one each"),
         (Change(bonus=(1.0, math.nan)), r"shaping mine: gave bonus \(1.0, nan\) and factor 1.0; expected finite"),
         (Change(factor=math.inf), "expected finite numbers"),
+        (Change(bonus=(1.0, 0.0), into="acuracy"), "a bonus into 'acuracy'; expected None or one of accuracy"),
     ],
 )
 def test_a_shaper_that_gives_nonsense_is_one_line(made: Any, line: str) -> None:
@@ -233,6 +234,6 @@ def test_a_shaper_that_gives_nonsense_is_one_line(made: Any, line: str) -> None:
     sample = Sample(id="a", messages=(Message(role="user", content=("?",)),))
     answers = (Rollout(text="a"), Rollout(text="b"))
     group = RolloutGroup(sample=sample, prompt=prompt, rollouts=answers, scores=(Score(total=1.0), Score(total=0.0)))
-    shaping = Shaping(shapers=(Shaper("mine", lambda group: made),), weights={})
+    shaping = Shaping(shapers=(Shaper("mine", lambda group: made),), weights={"accuracy": 1.0})
     with pytest.raises(PluginError, match=f"^.*{line}"):
         shaping([group], Tally())
