@@ -47,8 +47,13 @@ def _gates_are_rewards(config: RunConfig) -> Iterator[str]:
 
 
 def _groups_compare(config: RunConfig) -> Iterator[str]:
-    if config.train.method == "grpo" and config.rollout.n < 2 and config.grpo.advantage not in BY_ITSELF:
+    grpo = config.grpo
+    if config.train.method != "grpo" or config.rollout.n > 1 or grpo.advantage in BY_ITSELF:
+        return
+    if grpo.options.get("policy_weight") != 0 or any(term.name == "demo_policy" for term in grpo.terms):
         yield f"rollout.n: {config.rollout.n}, but a group needs at least 2 answers to compare"
+    elif grpo.drop_constant_groups:
+        yield "grpo.drop_constant_groups: true, but rollout.n is 1, so every group is constant; use false"
 
 
 def _some_frames(config: RunConfig) -> Iterator[str]:

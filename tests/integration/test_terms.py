@@ -118,6 +118,14 @@ def test_demonstrations_teach_where_no_answer_is_right(values: dict[str, Any]) -
     assert {line["reward/mean"] for line in found} == {0.0}
 
 
+def test_one_answer_to_a_prompt_will_do_for_terms_alone(values: dict[str, Any]) -> None:
+    values["rollout"], values["train"] = {"n": 1, "max_new_tokens": 8}, {**values["train"], "steps": 1}
+    grpo = {"drop_constant_groups": False, "options": {"policy_weight": 0.0}, "terms": [{"name": "imitation"}]}
+    (line,) = lines(values, **grpo)
+    assert line["loss"] == pytest.approx(line["imitation/loss"], abs=1e-5)
+    assert line["loss"] > 1
+
+
 def test_rows_without_demonstrations_are_trained_without_and_none_at_all_is_refused(
     values: dict[str, Any], demo_data: DemoFiles, tmp_path: Path
 ) -> None:

@@ -280,6 +280,18 @@ def test_columns_and_spans() -> None:
     assert spans_of(made([{"name": "iou"}], bonus)) == ("look", "rest")
 
 
+def test_one_answer_will_do_where_none_are_compared(tmp_path: Path) -> None:
+    one = GRPO + "rollout: {n: 1}\n"
+    alone, terms = "grpo.options={policy_weight: 0}", "grpo.terms=[{name: distill, options: {teacher: t}}]"
+    loss = [alone, terms, "grpo.drop_constant_groups=false"]
+    assert load_config(write(tmp_path, one), loss).rollout.n == 1
+    (line,) = mistakes(tmp_path, one, *loss[:2])
+    assert line.startswith("grpo.drop_constant_groups: true, but rollout.n is 1, so every group is constant; use")
+    demonstrations = "grpo.terms=[{name: demo_policy}]"  # its advantages are those of the group
+    for wrong in ([terms, loss[2]], [alone, demonstrations, loss[2]]):
+        assert mistakes(tmp_path, one, *wrong) == ["rollout.n: 1, but a group needs at least 2 answers to compare"]
+
+
 def test_gates_that_are_no_rewards(tmp_path: Path) -> None:
     rewards = "[{name: iou, gate: acuracy}, {name: accuracy, gate: format}, {name: format, gate: accuracy}]"
     assert mistakes(tmp_path, f"run_dir: r\nmodel: {{path: m}}\nrewards: {rewards}\n") == [
