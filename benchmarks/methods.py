@@ -1,161 +1,152 @@
-"""What two methods are for, on a tiny model: T-GRPO and the order of frames, PA-GRPO and what the model says it saw.
+"""What four methods are for, on tiny models, over several seeds, with 95 % intervals. Minutes per seed on one core.
 
-    python benchmarks/methods.py METHOD --seed 0 [--steps 15] [--folder methods_run]
+    python benchmarks/methods.py EXPERIMENT --seeds 0 1 2 [--steps 30] [--folder methods_run]
 
-METHOD is grpo, t_grpo or pa_grpo. Clips show a square that goes left, right, up or down: reversed, a clip has another
-answer. The cold start (SFT, made once per seed and shared) teaches the form, the axis, and little about direction: the
-direction in a demonstration is right in 65 % of the cases, tossed once for the <observation> and once for the <answer>.
+    order       T-GRPO beside GRPO, equal in all but the bonus. An answer that names the axis of a movement gets 0.5 and
+                needs no order of frames; one that names the direction gets 1 and does. Measured: accuracy of the
+                direction, minus that with shuffled frames
+    perception  PA-GRPO with one reward alone, for the <observation> block: whether it names the right direction
+    grounding   GRPO with the reward iou
+    mixed       GRPO with a reward per task, as VLAA-Thinker: iou for boxes (perception), accuracy for colours and
+                counts (cognition)
 
-    grpo      accuracy and format
-    t_grpo    the same with a contrast view of shuffled frames and the temporal bonus (mode paper)
-    pa_grpo   one reward alone, for the <observation> block: whether it names the right direction
-
-Prints one JSON line: on held-out clips, before and after training, the accuracy of four sampled answers, that with
-shuffled frames, their difference, and the accuracy of the observations. How much a method gained at the same number of
-steps is what tells them apart: in the long run all of them come to 100 %.
+Every method starts from a short SFT on noisy demonstrations (benchmarks/method_data.py), made once per seed and kind of
+data. Prints a line per seed and method: held-out figures before and after, each a mean over questions of the mean over
+four sampled answers, with the half-width of its 95 % interval; then the mean change over seeds (Student's t).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from method_data import sees, write_rows
+from scipy.stats import t as student
 
 import mmreason
-from mmreason.demo.media import DIRECTIONS, TASKS, _Question
 from mmreason.demo.tiny import build_tiny
-from mmreason.rewards.base import extract_answer
-from mmreason.types import Rollout, Sample, Score
+from mmreason.evaluation.rows import EvalRow
+from mmreason.types import View
 
-AXES = {"left": ("left", "right"), "right": ("left", "right"), "up": ("up", "down"), "down": ("up", "down")}
-COUNTS = {"sft": 1200, "train": 1200, "eval": 200}
-RIGHT = 0.65
-"""Share of the demonstrations' directions that are right."""
-COLD_STEPS = 150
-SHAPE = r"<observation>[^<]*</observation><answer>[^<]*</answer>"
-
-FORMAT: dict[str, Any] = {"name": "format", "weight": 0.2, "options": {"pattern": SHAPE}}
-METHODS: dict[str, dict[str, Any]] = {
-    "grpo": {"rewards": [{"name": "accuracy"}, FORMAT]},
-    "t_grpo": {
-        "rewards": [{"name": "accuracy"}, FORMAT],
-        "shaping": [{"name": "temporal_bonus", "options": {"mode": "paper"}}],
-        "contrast": {"contrast_view": "shuffled", "contrast_n": 4},
-    },
-    "pa_grpo": {"rewards": [{"name": f"{__file__}:observed", "span": "observation"}]},
+OWN = Path(__file__).with_name("method_data.py")
+DIRECTION: dict[str, Any] = {"name": f"{OWN}:direction"}
+ACCURACY: dict[str, Any] = {"name": "accuracy", "tasks": ["exact", "counting"]}
+IOU: dict[str, Any] = {"name": "iou", "tasks": ["grounding"]}
+BY_TASK = {"rewards": [ACCURACY, IOU], "scoring": {"combine": "first"}}
+T_GRPO = {
+    "shaping": [{"name": "temporal_bonus", "options": {"mode": "paper", "reward": f"{OWN}:direction"}}],
+    "grpo": {"contrast_view": "shuffled", "contrast_n": 4},
 }
 
 
-def observed(sample: Sample, rollouts: Sequence[Rollout]) -> list[Score]:
-    """1 if the observation names the right direction and no other, else 0."""
-    return [_says(_observation(rollout.text), str(sample.answer)) for rollout in rollouts]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """What is trained on which data, and what is measured."""
+
+    data: str
+    methods: Mapping[str, Mapping[str, Any]]
+    """Name -> what its config has of its own."""
+    shown: tuple[str, ...]
+    """Figures of `measure`."""
+    train: str = "train"
+    """The rows that are trained on: `train` or those of a task."""
 
 
-def _observation(text: str) -> str:
-    return text.partition("<observation>")[2].partition("</observation>")[0]
+EXPERIMENTS = {
+    "order": Experiment(
+        data="clips",
+        methods={"grpo": {"rewards": [DIRECTION]}, "t_grpo": {"rewards": [DIRECTION], **T_GRPO}},
+        shown=("direction", "shuffled", "gap"),
+    ),
+    "perception": Experiment(
+        data="clips",
+        methods={"pa_grpo": {"rewards": [{"name": f"{OWN}:observed", "span": "observation"}]}},
+        shown=("observation", "direction"),
+    ),
+    "grounding": Experiment(
+        data="pictures", methods={"grpo": {"rewards": [IOU]}}, shown=("grounding", "blank"), train="grounding"
+    ),
+    "mixed": Experiment(data="pictures", methods={"grpo": BY_TASK}, shown=("grounding", "exact", "counting")),
+}
+FAMILIES = {"clips": "qwen2_5_omni", "pictures": "qwen2_5_vl"}
+COUNTS = {"clips": {"sft": 800, "train": 600, "eval": 100}, "pictures": {"sft": 2400, "train": 1200, "eval": 240}}
+VIEWS: dict[str, View] = {"clips": "shuffled", "pictures": "blank"}
+"""How media are changed for comparison."""
+COLD_STEPS = {"clips": 220, "pictures": 300}
 
-
-def _says(text: str, answer: str) -> Score:
-    right = [word for word in DIRECTIONS if word in text.split()] == [answer]
-    return Score(total=float(right), flags={"correct": right})
+Figures = dict[str, list[float]]
+"""Name -> one value per held-out question."""
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("method", choices=METHODS)
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--steps", type=int, default=15, help="half-way up for grpo; by 30 all are near the top")
+    options.add_argument("experiment", choices=EXPERIMENTS)
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--steps", type=int, default=30)
     options.add_argument("--folder", type=Path, default=Path("methods_run"))
     chosen = options.parse_args()
-    folder = chosen.folder / f"seed-{chosen.seed}"
-    started = time.perf_counter()
-    cold = cold_start(folder, chosen.seed)
-    prepared = time.perf_counter()
-    run_dir = folder / f"{chosen.method}-{chosen.steps}"
-    trained = mmreason.train(settings(folder, run_dir, cold, chosen.seed, chosen.method, chosen.steps))
-    finished = time.perf_counter()
-    print(
-        json.dumps(
-            {
-                "method": chosen.method,
-                "seed": chosen.seed,
-                "steps": chosen.steps,
-                "before": measure(folder, "cold", cold),
-                "after": measure(folder, run_dir.name, trained),
-                "seconds": {"cold start": round(prepared - started), "training": round(finished - prepared)},
-            }
-        )
-    )
+    experiment = EXPERIMENTS[chosen.experiment]
+    changes: dict[str, list[dict[str, float]]] = {name: [] for name in experiment.methods}
+    print(f"{'seed':6}{'method':12}" + "".join(f"{name + ' before, after':>30}" for name in experiment.shown))
+    for seed in chosen.seeds:
+        folder = chosen.folder / f"{experiment.data}-{seed}"
+        cold = cold_start(folder, experiment.data, seed)
+        before = measure(folder, experiment.data, cold, seed)
+        for method, own in experiment.methods.items():
+            run_dir = folder / f"{chosen.experiment}-{method}-{chosen.steps}"
+            config = settings(folder, experiment.train, run_dir, cold, seed, chosen.steps, own)
+            after = measure(folder, experiment.data, trained(config), seed)
+            changes[method].append(_line(seed, method, experiment.shown, before, after))
+    _summary(experiment, changes)
 
 
-def cold_start(folder: Path, seed: int) -> Path:
+def cold_start(folder: Path, data: str, seed: int) -> Path:
     """The model that every method starts from, made once per folder."""
     if not (folder / "eval.jsonl").exists():
-        rng = np.random.default_rng(seed)
-        folder.mkdir(parents=True)
-        for name, count in COUNTS.items():
-            rows = [_row(rng, folder, name, index) for index in range(count)]
-            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(folder, data, seed, COUNTS[data])
+        rows = (folder / "train.jsonl").read_text().splitlines()
+        boxes = [line for line in rows if json.loads(line)["task"] == "grounding"]
+        (folder / "grounding.jsonl").write_text("".join(line + "\n" for line in boxes))
     if not (folder / "tiny").exists():
-        rows = [json.loads(line) for line in (folder / "sft.jsonl").read_text().splitlines()]
-        corpus = [row["messages"][0]["content"][1]["text"] for row in rows] + [row["demos"][0] for row in rows]
-        build_tiny("qwen2_5_omni", folder / "tiny", seed=seed, corpus=corpus, fan_in_init=True)
-    return mmreason.train(settings(folder, folder / "cold", folder / "tiny", seed, "sft", COLD_STEPS))
+        demos = [json.loads(line)["demos"][0] for line in (folder / "sft.jsonl").read_text().splitlines()]
+        build_tiny(FAMILIES[data], folder / "tiny", seed=seed, corpus=demos, fan_in_init=True)
+    own = {"rewards": [{"name": "accuracy"}]}
+    return trained(settings(folder, "sft", folder / "cold", folder / "tiny", seed, COLD_STEPS[data], own))
 
 
-def _row(rng: np.random.Generator, folder: Path, split: str, index: int) -> dict[str, Any]:
-    question: _Question = TASKS["motion"](rng)
-    clip = folder / "media" / split / f"{index:05d}.mp4"
-    clip.parent.mkdir(parents=True, exist_ok=True)
-    assert question.write is not None
-    question.write(clip)
-    wrong = next(word for word in AXES[question.answer] if word != question.answer)
-    seen, said = (question.answer if rng.random() < RIGHT else wrong for _ in range(2))
-    row = {
-        "id": f"{split}-{index:05d}",
-        "messages": [
-            {
-                "role": "user",
-                "content": [
-                    {"type": "video", "video": clip.relative_to(folder).as_posix()},
-                    {"type": "text", "text": question.text},
-                ],
-            }
-        ],
-        "answer": question.answer,
-        "task": "exact",
-    }
-    demo = f"<observation>it goes {seen}</observation><answer>{said}</answer>"
-    return {**row, "demos": [demo]} if split == "sft" else row
+def trained(config: dict[str, Any]) -> Path:
+    """The model that a run ends with; a finished run is not run again."""
+    made = Path(config["run_dir"]) / "model"
+    return made if made.exists() else mmreason.train(config)
 
 
-def settings(folder: Path, run_dir: Path, model: Path, seed: int, method: str, steps: int) -> dict[str, Any]:
-    """The config of a run: only rewards, shaping and contrast view differ between methods."""
-    of_method = METHODS.get(method, {"rewards": [{"name": "accuracy"}]})
-    sft = method == "sft"
+def settings(
+    folder: Path, rows: str, run_dir: Path, model: Path, seed: int, steps: int, own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The config of a run; `own` is what it does not share with the others."""
+    sft = rows == "sft"
     return {
         "run_dir": str(run_dir),
         "seed": seed,
         "model": {"path": str(model), "freeze": [], "self_check": False},
-        "data": {"train": [{"path": str(folder / ("sft.jsonl" if sft else "train.jsonl"))}]},
+        "data": {"train": [{"path": str(folder / f"{rows}.jsonl")}]},
         "media": {
-            **{f"video_{end}_pixels": 3136 for end in ("min", "max")},
+            **{f"{kind}_{end}_pixels": 3136 for kind in ("image", "video") for end in ("min", "max")},
             "video_max_frames": 4,
             "cache_dir": str(folder / "cache"),
         },
         "rollout": {"n": 8, "max_new_tokens": 24, "max_rows": 256},
-        "rewards": of_method["rewards"],
-        "shaping": of_method.get("shaping", []),
-        "grpo": {"advantage": "group_mean", "max_refills": 0, **of_method.get("contrast", {})},
+        **own,
+        "grpo": {"advantage": "group_mean", "max_refills": 0, **own.get("grpo", {})},
         "train": {
             "method": "sft" if sft else "grpo",
             "steps": steps,
-            "prompts_per_step": 32 if sft else 16,
+            "prompts_per_step": 16,
             "row_tokens": 2048,
             "learning_rate": 1e-3 if sft else 3e-4,
             "warmup_steps": 5,
@@ -166,24 +157,79 @@ def settings(folder: Path, run_dir: Path, model: Path, seed: int, method: str, s
     }
 
 
-def measure(folder: Path, name: str, model: Path) -> dict[str, float]:
-    """Four sampled answers to each held-out clip, as it is and with shuffled frames."""
-    config = settings(folder, folder / name, model, 0, "sft", 1)
-    config["data"] = {"eval": [{"path": str(folder / "eval.jsonl")}]}
-    config["rewards"], config["eval"] = [{"name": "accuracy"}], {"n": 4}
-    found = mmreason.evaluate(config, out=folder / f"eval-{name}", views=["shuffled"], fresh=True)
+# ---- measuring -------------------------------------------------------------------------------------------------
+
+
+def measure(folder: Path, data: str, model: Path, seed: int) -> Figures:
+    """The figures of a model of this folder, once."""
+    file = folder / "measured" / f"{model.parent.name}.json"
+    if not file.exists():
+        figures = _figures(folder, data, model, seed)
+        file.write_text(json.dumps(figures))
+    known: Figures = json.loads(file.read_text())
+    return known
+
+
+def _figures(folder: Path, data: str, model: Path, seed: int) -> Figures:
+    """Four sampled answers to each held-out question, with its media as they are and changed."""
+    own = {"rewards": [DIRECTION]} if data == "clips" else BY_TASK
+    view: View = VIEWS[data]
+    config = settings(folder, "eval", folder / "eval", model, seed, 1, own)
+    config["data"], config["eval"] = {"eval": [{"path": str(folder / "eval.jsonl")}]}, {"n": 4}
+    found = mmreason.evaluate(config, out=folder / "measured" / model.parent.name, fresh=True, views=[view])
+    rows, changed = found.result.rows, found.views[view].rows
+    if data == "pictures":
+        figures = {task: _scores(rows, task) for task in ("grounding", "exact", "counting")}
+        return {**figures, "blank": _scores(changed, "grounding")}
     golds = {row["id"]: row["answer"] for row in map(json.loads, (folder / "eval.jsonl").read_text().splitlines())}
-    answers = [(answer, golds[row.id]) for row in found.result.rows for answer in row.answers]
-    seen = [_says(_observation(answer.text), gold).total for answer, gold in answers]
-    accuracy, gap = found.metrics["accuracy/all"], found.metrics["dependence/shuffled/all"]
-    answered = sum(extract_answer(answer.text) is not None for answer, _ in answers)
+    shown, shuffled = _right(rows), _right(changed)
     return {
-        "accuracy": round(accuracy, 4),
-        "shuffled": round(accuracy - gap, 4),
-        "gap": round(gap, 4),
-        "observation": round(float(np.mean([value or 0.0 for value in seen])), 4),
-        "answered": answered / len(seen),
+        "direction": list(shown.values()),
+        "shuffled": list(shuffled.values()),
+        "gap": [shown[id] - shuffled[id] for id in shown],
+        "observation": [float(np.mean([sees(answer.text, golds[row.id]) for answer in row.answers])) for row in rows],
     }
+
+
+def _right(rows: Sequence[EvalRow]) -> dict[str, float]:
+    return {row.id: row.right / len(row.answers) for row in rows}
+
+
+def _scores(rows: Sequence[EvalRow], task: str) -> list[float]:
+    return [float(np.mean([answer.score or 0.0 for answer in row.answers])) for row in rows if row.task == task]
+
+
+# ---- printing, in per cent -------------------------------------------------------------------------------------
+
+
+def _line(seed: int, method: str, names: Sequence[str], before: Figures, after: Figures) -> dict[str, float]:
+    """One line of the table. Returns the figures afterwards, and under "+name" how much they changed."""
+    cells = [f"{_percent(before[name])} -> {_percent(after[name])}" for name in names]
+    print(f"{seed:<6}{method:12}" + "".join(f"{cell:>30}" for cell in cells), flush=True)
+    return {name: 100 * float(np.mean(after[name]) - np.mean(before[name])) for name in names}
+
+
+def _percent(values: Sequence[float]) -> str:
+    half = 1.96 * np.std(values, ddof=1) / len(values) ** 0.5
+    return f"{100 * np.mean(values):5.1f} +-{100 * half:4.1f}"
+
+
+def _summary(experiment: Experiment, changes: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    for method, of_seeds in changes.items():
+        for name in experiment.shown:
+            print(f"{method}: {name} changes by {_over_seeds([change[name] for change in of_seeds])}")
+    if len(changes) == 2:
+        (first, base), (second, other) = changes.items()
+        for name in experiment.shown:
+            apart = [b[name] - a[name] for a, b in zip(base, other, strict=True)]
+            print(f"{second} minus {first}: {name} {_over_seeds(apart)}")
+
+
+def _over_seeds(values: Sequence[float]) -> str:
+    """Mean over seeds with the half-width of its 95 % interval; of one seed there is none."""
+    count = len(values)
+    half = student.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5 if count > 1 else float("nan")
+    return f"{np.mean(values):+.1f} +-{half:.1f} over {count} seeds ({', '.join(f'{value:+.1f}' for value in values)})"
 
 
 if __name__ == "__main__":
