@@ -121,6 +121,7 @@ REWARDS: dict[str, RewardFn] = {
 OPTION_CHECKS: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
     "judge": judge.mistakes,
     "chart_code": charts.obstacles,
+    "det_weighted": detection.weight_mistakes,
     "reconstruction": reconstruction.mistakes,
     "rm_relative": reward_models.mistakes,
     "semantic": service.mistakes,

@@ -8,9 +8,9 @@ A thing without a usable box counts as one that was found wrongly; no readable l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from mmreason.errors import DataError
 from mmreason.geometry import Size
@@ -66,7 +66,8 @@ def det_confidence(
     """Mean over found boxes of c where the box is right and 1 - c where it is wrong (Visual-RFT's R_conf), 0 to 1.
 
     c is the "Confidence" that the answer gives; a box without one, or with one outside of 0 to 1, adds 0. Right is what
-    `det_iou` matches. Golds that were not found do not count. Nothing found is 1 where there is nothing, else 0.
+    `det_iou` matches. Golds that were not found do not count. Nothing found is 1 where there is nothing, else 0. There
+    is no flag "correct": a wrong box without confidence is worth 1.
     """
     gold, targets = _gold_items(sample, frame, gold_frame, media_index)
 
@@ -77,7 +78,7 @@ def det_confidence(
         values = [(c if overlap > 0 else 1.0 - c) if c is not None and 0 <= c <= 1 else 0.0 for overlap, c in pairs]
         return sum(values) / len(values)
 
-    return _scores(rollouts, gold, grade, repair=repair)
+    return _scores(rollouts, gold, grade, repair=repair, judges=False)
 
 
 @for_golds("boxes", task="detection")
@@ -136,6 +137,7 @@ def det_weighted(
     right label / golds; label: matches with the right label / golds; completeness: 1 - (golds without a match / golds
     + found without a match / found) / 2. A match with the wrong label has no position, but completes. VLM-R1
     `grpo_jsonl.py`, detection_score, has `variant: vlmr1` (IoU as in `iou`) and `fence: true`. Parts: the three.
+    Weights are 0 or more, and not all 0.
     """
     gold, targets = _gold_items(sample, frame, gold_frame, media_index, _pixels(variant))
     weights = {"position": position, "label": label, "completeness": completeness}
@@ -214,6 +216,15 @@ def det_miou(
     return _scores(rollouts, gold, grade)
 
 
+def weight_mistakes(options: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the weights of `det_weighted`, in a line."""
+    weights = {"position": 0.7, "label": 0.0, "completeness": 0.3}
+    weights |= {name: options[name] for name in weights if isinstance(options.get(name), int | float)}
+    if min(weights.values()) < 0 or not sum(weights.values()) > 0:
+        shown = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+        yield f"weights {shown}; expected numbers from 0, and not all 0"
+
+
 def mean_precision(targets: Items, ranked: Items, thresholds: Sequence[float]) -> float:
     """`average_precision` per gold label, and the mean of them. Detections of other labels do not count."""
     first = {_label(item): item for item in targets}
@@ -265,15 +276,17 @@ def _scores(
     to: CoordinateFrame | None = None,
     repair: bool = False,
     fence: bool = False,
+    judges: bool = True,
 ) -> list[Score]:
-    """A score per rollout; "correct" above 0.5, "answered" where there is a list."""
+    """A score per rollout; "answered" where there is a list, and where the total `judges` "correct" above 0.5."""
     scores = []
     for rollout in rollouts:
         items = read_items(extract_answer(rollout.text) or "", repair=repair, fence=fence)
         found = said_items(gold, items or [], to or gold.frame)
         graded = grade(found) if items is not None else 0.0
         total, parts = graded if isinstance(graded, tuple) else (graded, {})
-        flags = {"correct": total > 0.5, "answered": items is not None}
+        flags = {"correct": total > 0.5} if judges else {}
+        flags["answered"] = items is not None
         scores.append(Score(total=total, parts=parts, flags=flags))
     return scores
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from mmreason.errors import ConfigError
 from mmreason.rewards import bind
 from mmreason.types import Geometry, Rollout, Score
 from tests.unit.rewards.helpers import answered, sample
@@ -54,6 +55,7 @@ def named(*boxes: tuple[Any, str]) -> list[dict[str, Any]]:
 def test_visual_rft(answer: Any, golds: Any, overlap: float, confidence: float) -> None:
     assert value("det_iou", answer, golds) == pytest.approx(overlap, abs=1e-6)
     assert value("det_confidence", answer, golds) == pytest.approx(confidence, abs=1e-6)
+    assert "correct" not in score("det_confidence", answer, golds).flags
 
 
 def test_the_surer_box_chooses_first() -> None:
@@ -162,6 +164,14 @@ def test_set_f1_knows_the_models_frame() -> None:
     assert [item.total for item in scores] == [1, 0]
     assert value("set_f1", [[0.123, 0.5, 0.6, 0.7]], ([0.1234, 0.5, 0.6, 0.7],), frame="unit", gold_frame="unit") == 1
     assert value("set_f1", [[0.122, 0.5, 0.6, 0.7]], ([0.1234, 0.5, 0.6, 0.7],), frame="unit", gold_frame="unit") == 0
+
+
+def test_weights_that_weigh_nothing_are_refused_in_a_line() -> None:
+    line = "reward det_weighted: weights position 0, label 0, completeness 0; expected numbers from 0, and not all 0"
+    with pytest.raises(ConfigError, match=line):
+        bind("det_weighted", {"position": 0, "completeness": 0})
+    with pytest.raises(ConfigError, match="weights position -1"):
+        bind("det_weighted", {"position": -1})
 
 
 def test_spacetools_miou_and_the_golds_that_were_not_found() -> None:
