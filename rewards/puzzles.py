@@ -17,8 +17,11 @@ from mmreason.types import Rollout, Sample, Score
 Grid = tuple[tuple[str, ...], ...]
 LONGEST = 5000
 """Characters: a longer answer is no grid."""
-OPEN = ("", "*", "0", ".", "_", "?")
+OPEN = ("", "*", ".", "_", "?", "0")
 """How a cell that is not given is written in a puzzle."""
+OPEN_BINARY = OPEN[:-1]
+"""The same in a puzzle of two kinds of cells, which may be 0 and 1."""
+_BINARY_RULES = ("balanced", "no_triples")
 _FACES = {"a": 1, "j": 11, "q": 12, "k": 13, "t": 10}
 
 
@@ -35,6 +38,7 @@ class Puzzle(NamedTuple):
     clues: Grid
     solution: Grid | None
     rules: tuple[Callable[[Grid], bool], ...]
+    open: tuple[str, ...] = OPEN
 
 
 def expression(
@@ -66,7 +70,8 @@ def grid(sample: Sample, rollouts: Sequence[Rollout], *, partial: float = 0.0) -
     `partial`: what a wrong grid of the right size that keeps the clues is worth at most; of that the share of open
     cells that are right (with a solution) or of rules that hold, our choice.
 
-    Gold "grid": {"solution": rows} or {"rules": [..]}, and "clues": rows, open cells as 0, * or . (with rules always).
+    Gold "grid": {"solution": rows} or {"rules": [..]}, and "clues": rows, open cells as 0, * or . (with rules always);
+    with "balanced" or "no_triples" 0 is a value, and open cells are * or . alone.
     Rules: "rows" and "columns" (1 to n, each once), "boxes" or "boxes 2x3" (of 2 rows and 3 columns), "balanced" and
     "no_triples" (Binairo), "stars" (Star Battle, with "regions": rows of names; a star is s). Sudoku is rows, columns,
     boxes. Range: 0 to 1.
@@ -74,7 +79,7 @@ def grid(sample: Sample, rollouts: Sequence[Rollout], *, partial: float = 0.0) -
 
     def grade(rollout: Rollout, puzzle: Puzzle) -> Score:
         answer = read_grid(extract_answer(rollout.text) or "")
-        if answer is None or not keeps(answer, puzzle.clues):
+        if answer is None or not keeps(answer, puzzle.clues, puzzle.open):
             return Score(total=0.0, flags={"correct": False, "answered": answer is not None})
         share = right_share(answer, puzzle)
         value = 1.0 if share == 1.0 else partial * share
@@ -97,12 +102,12 @@ def read_grid(answer: str) -> Grid | None:
     return _rows(given)
 
 
-def keeps(answer: Grid, clues: Grid) -> bool:
+def keeps(answer: Grid, clues: Grid, open_cells: Sequence[str] = OPEN) -> bool:
     """Whether the answer has the size of the puzzle and every given cell as it was."""
     if [len(row) for row in answer] != [len(row) for row in clues]:
         return False
     pairs = (pair for rows in zip(answer, clues, strict=True) for pair in zip(*rows, strict=True))
-    return all(clue in OPEN or cell == clue for cell, clue in pairs)
+    return all(clue in open_cells or cell == clue for cell, clue in pairs)
 
 
 def right_share(answer: Grid, puzzle: Puzzle) -> float:
@@ -110,7 +115,7 @@ def right_share(answer: Grid, puzzle: Puzzle) -> float:
     if puzzle.solution is None:
         return sum(rule(answer) for rule in puzzle.rules) / len(puzzle.rules)
     triples = zip(_flat(answer), _flat(puzzle.solution), _flat(puzzle.clues), strict=True)
-    held = [cell == wanted for cell, wanted, clue in triples if clue in OPEN]
+    held = [cell == wanted for cell, wanted, clue in triples if clue in puzzle.open]
     return sum(held) / len(held) if held else 1.0
 
 
@@ -189,7 +194,7 @@ def _gold_puzzle(given: Any) -> Puzzle:
     if not isinstance(names, (list, tuple)) or (solution is None and not names):
         bad_gold(given, wants)
     rules = tuple(_rule(name, clues, _rows(given.get("regions"))) or bad_gold(name, wants) for name in names)
-    return Puzzle(clues, solution, rules)
+    return Puzzle(clues, solution, rules, OPEN_BINARY if any(name in _BINARY_RULES for name in names) else OPEN)
 
 
 def _rule(name: Any, clues: Grid, regions: Grid | None) -> Callable[[Grid], bool] | None:

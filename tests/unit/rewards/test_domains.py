@@ -412,12 +412,15 @@ def test_clues_must_be_kept() -> None:
 
 
 def test_rules_of_binairo_and_star_battle() -> None:
-    open_cells = [["0"] * 4] * 4
+    open_cells = [["*"] * 4] * 4
     gold = {"rules": ["balanced", "no_triples"], "clues": open_cells}
     assert value("grid", gold, said("wwbb\nbbww\nwbwb\nbwbw")) == 1
     assert value("grid", gold, said("wwbb\nwwbb\nbbww\nbbwb")) == 0
     assert value("grid", {"rules": ["no_triples"], "clues": open_cells}, said("wwwb\nbbww\nwbwb\nbwbw")) == 0
     assert value("grid", gold, said("wwww\nwwww\nwwww\nwwww")) == 0
+    zeros = {"rules": ["balanced", "no_triples"], "clues": [["0", "*", "*", "*"], *open_cells[1:]]}
+    assert value("grid", zeros, said("0011\n1100\n0101\n1010")) == 1
+    assert value("grid", zeros, said("1100\n0011\n1010\n0101")) == 0  # here 0 is a value
     regions = ["aabb", "aabb", "ccdd", "ccdd"]
     gold = {"rules": ["stars"], "clues": open_cells, "regions": [list(row) for row in regions]}
     assert value("grid", gold, said("esee\neees\nseee\neese")) == 1
