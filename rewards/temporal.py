@@ -12,7 +12,7 @@ from mmreason.rewards.frames import for_golds
 from mmreason.types import Rollout, Sample, Score
 
 Spans = list[tuple[float, float]]
-Kind = Literal["merged", "last", "pairwise"]
+Kind = Literal["merged", "last", "pairwise", "pairwise_published"]
 
 LONGEST = 10_000
 """Characters: a longer answer holds no spans."""
@@ -44,8 +44,8 @@ def tiou(
     "merged" overlapping spans of either side are merged first, then length of the intersection over length of the union
     (VideoChat-R1's glue reward; with one span each the IoU of TimeZero, VideoChat-R1 and Time-R1); nothing where there
     is nothing is 1. "last" the last answered span alone, as those three read it. "pairwise" the sum over pairs of
-    spans, unmerged, as in EchoInk's code: over 1 where spans of one side overlap. `tag`: where the spans are said
-    ("glue" in VideoChat-R1's grounded questions).
+    spans, unmerged, at most 1. "pairwise_published" is EchoInk's code, without a bound: the same right span said many
+    times is worth more and more. `tag`: where the spans are said ("glue" in VideoChat-R1's grounded questions).
 
     `duration_weighted`: times (1 - |start - start'| / D) (1 - |end - end'| / D), each at least 0, with D of
     `golds["duration"]` or `meta["duration"]` and the first start and last end of each side (Time-R1, `main.py`, which
@@ -60,13 +60,18 @@ def tiou(
         spans = read_spans(extract_answer(rollout.text, tag) or "")
         if spans and kind == "last":
             spans = spans[-1:]
-        total = 0.0
-        if spans is not None:
-            total = pairwise_iou(spans, golds) if kind == "pairwise" else merged_iou(spans, golds)
+        total = 0.0 if spans is None else _overlap(spans, golds, kind)
         if spans and duration is not None:
             total *= nearness(spans, golds, duration)
         scores.append(Score(total=total, flags={"correct": total > 0.5, "answered": spans is not None}))
     return scores
+
+
+def _overlap(spans: Spans, golds: Spans, kind: Kind) -> float:
+    if kind in ("merged", "last"):
+        return merged_iou(spans, golds)
+    overlap = pairwise_iou(spans, golds)
+    return overlap if kind == "pairwise_published" else min(1.0, overlap)
 
 
 def read_spans(text: str) -> Spans | None:
@@ -92,15 +97,21 @@ def merged(spans: Sequence[tuple[float, float]]) -> Spans:
 
 
 def merged_iou(spans: Sequence[tuple[float, float]], golds: Sequence[tuple[float, float]]) -> float:
-    """Length of the times in both over length of the times in either, 0 to 1; 1 where neither has any length."""
+    """Length of the times in both over length of the times in either, 0 to 1; without any length, 1 for the same spans.
+
+    Example: none and none -> 1; [(5, 5)] and none -> 0, for something was said to be there.
+    """
     ours, theirs = merged(spans), merged(golds)
     shared = _shared(ours, theirs)
     union = _length(ours) + _length(theirs) - shared
-    return shared / union if union > 0 else 1.0
+    return shared / union if union > 0 else float(ours == theirs)
 
 
 def pairwise_iou(spans: Sequence[tuple[float, float]], golds: Sequence[tuple[float, float]]) -> float:
-    """EchoInk's: intersections of all pairs over both lengths less these; 0 where that is nothing or less."""
+    """EchoInk's: intersections of all pairs over both lengths less these; 0 where that is nothing or less.
+
+    Not bounded: [(0, 10)] twice with [(0, 10)] is 20 / 10.
+    """
     shared = _shared(spans, golds)
     union = _length(spans) + _length(golds) - shared
     return shared / union if spans and golds and union > 0 else 0.0

@@ -187,7 +187,7 @@ def videochat_r1_tracking(given: Any) -> dict[str, float | None]:
 
 
 def echoink_temporal(given: Any) -> dict[str, float | None]:
-    return {"accuracy": total("tiou", given, {"kind": "pairwise"}, sample(given["gold"], "temporal"))}
+    return {"accuracy": total("tiou", given, {"kind": "pairwise_published"}, sample(given["gold"], "temporal"))}
 
 
 @pytest.mark.parametrize(

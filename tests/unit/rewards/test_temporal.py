@@ -64,8 +64,17 @@ def test_merged_spans(answer: str, golds: Any, expected: float) -> None:
 def test_echoink_counts_a_repeated_span_twice() -> None:
     assert value("[0,10]; [0,10]", (0, 10)) == 1
     assert value("[0,5]; [5,10]", (0, 10), kind="pairwise") == 1
-    assert value("[0,10]; [0,15]", (0, 20), kind="pairwise") == pytest.approx(25 / 20)
-    assert value("none", (0, 20), kind="pairwise") == 0
+    assert value("[0,10]; [0,15]", (0, 20), kind="pairwise_published") == pytest.approx(25 / 20)
+    assert value("[0,10]; [0,15]", (0, 20), kind="pairwise") == 1
+    assert value("[0,10]; [0,10]", (0, 10), kind="pairwise_published") == 2, "the public code has no bound"
+    assert value("none", (0, 20), kind="pairwise") == value("none", (0, 20), kind="pairwise_published") == 0
+
+
+def test_a_time_without_length_is_not_nothing() -> None:
+    assert merged_iou([], []) == merged_iou([(5, 5)], [(5, 5)]) == 1
+    assert merged_iou([(5, 5)], []) == merged_iou([(5, 5)], [(7, 7)]) == 0
+    assert value("5 to 5") == 0
+    assert value("none") == 1
 
 
 def test_the_last_span_only() -> None:
