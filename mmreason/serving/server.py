@@ -188,6 +188,8 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if self.path != "/score" or not length.isdecimal():
             return 404 if self.path != "/score" else 411, {"error": "there are GET /health and POST /score"}
+        if len(length) > 18:
+            return 400, {"error": f"Content-Length of {len(length)} digits; expected bytes, at most {LARGEST_REQUEST}"}
         if int(length) > LARGEST_REQUEST:
             return 413, {"error": f"more than {LARGEST_REQUEST} bytes"}
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import os
 import re
@@ -197,6 +198,16 @@ def test_what_can_never_be_scored_is_refused(own: str, body: Any, message: str) 
     status, reply = post(own, body)
     assert status == 400
     assert message in reply["error"]
+
+
+@pytest.mark.parametrize(("length", "refused"), [("9" * 5000, 400), ("9" * 18, 413), ("-1", 411)])
+def test_a_length_that_cannot_be_is_refused(own: str, length: str, refused: int) -> None:
+    connection = http.client.HTTPConnection(own.removeprefix("http://"), timeout=20)
+    connection.putrequest("POST", "/score")
+    connection.putheader("Content-Length", length)
+    connection.endheaders()
+    assert connection.getresponse().status == refused
+    connection.close()
 
 
 def test_a_scorer_that_takes_too_long(own: str) -> None:
