@@ -78,6 +78,10 @@ def test_listing_of_what_is_no_recipe(tmp_path: Path) -> None:
         list(table(tmp_path))
     with pytest.raises(ConfigError, match="r1-aqqa: no such recipe or file; did you mean the recipe 'r1-aqa'"):
         list(shown("r1-aqqa"))
+    with pytest.raises(ConfigError, match="thinker: no such recipe or file; did you mean the recipe 'egothinker'"):
+        list(shown("thinker"))
+    with pytest.raises(ConfigError, match="nope: no such recipe or file; `mmreason recipes` lists them"):
+        list(shown("nope"))
     with pytest.raises(ConfigError, match="no recipe; a recipe has a section recipe:"):
         list(shown(str(ROOT / "configs" / "quickstart.yaml")))
 

@@ -73,7 +73,8 @@ def find_config(given: str | Path) -> tuple[Path, str | None]:
 
 def nearest_recipe(given: Path) -> str:
     """`; did you mean the recipe 'video-r1'?` for a word that is no file, or nothing."""
-    close = difflib.get_close_matches(str(given).lower(), recipe_files(), n=1, cutoff=0.6)
+    word, known = str(given).lower(), recipe_files()
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6) or [name for name in known if word in name]
     return f"; did you mean the recipe {close[0]!r}?" if close and not given.exists() else ""
 
 

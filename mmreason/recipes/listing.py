@@ -11,6 +11,7 @@ from mmreason.config.recipe_files import find_config, nearest_recipe
 from mmreason.errors import ConfigError
 
 _WIDTH = 120
+_NONE_NEAR = "; `mmreason recipes` lists them"
 
 
 def table(folder: Path | None = None) -> Iterator[str]:
@@ -47,7 +48,7 @@ def shown(given: str) -> Iterator[str]:
     """All about one recipe: its header, its stages, its file. Raises ConfigError."""
     file, _ = find_config(given)
     if not file.is_file():
-        raise ConfigError(f"{given}: no such recipe or file{nearest_recipe(file)}")
+        raise ConfigError(f"{given}: no such recipe or file{nearest_recipe(file) or _NONE_NEAR}")
     plan = load_plan(file)
     header = plan.header
     if header is None:
