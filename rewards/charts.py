@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mmreason.errors import DataError, RewardError
 from mmreason.rewards.accuracy import answer_of
 from mmreason.rewards.base import BAD_GOLD, slow_import
 from mmreason.rewards.sandbox import Isolation, Limits, Outcome, SandboxMissing, require, run
@@ -66,15 +67,18 @@ def chart_code(
     `isolation`: "container" if this is one that may be lost (docs/rewards.md).
     """
     code = sample.golds.get("code")
-    gold = _gold(code, wall_s, isolation) if isinstance(code, str) else Outcome(error="golds.code is no text")
-    if gold.result is None:
-        error = f"{sample.id}: the gold's code draws nothing: {gold.error or 'no figure'}"
-        return [Score(total=None, error=error, flags={BAD_GOLD: True})] * len(rollouts)
+    try:
+        if not isinstance(code, str):
+            raise DataError("draws nothing: golds.code is no text")
+        gold = _gold(code, wall_s, isolation)
+    except (DataError, _CutOff) as error:
+        flags = {BAD_GOLD: True} if isinstance(error, DataError) else {}
+        return [Score(total=None, error=f"{sample.id}: the gold's code {error}", flags=flags)] * len(rollouts)
     weights = {"text": w_text, "visual": w_visual, "exec": w_exec}
     codes = [code_of(rollout.text) for rollout in rollouts]
     with ThreadPoolExecutor(max(1, at_once)) as pool:
         outcomes = list(pool.map(lambda text: _drawn(text, wall_s, isolation), codes))
-    return [_score(outcome, gold.result, weights) for outcome in outcomes]
+    return [_score(outcome, gold, weights) for outcome in outcomes]
 
 
 def _score(outcome: Outcome, gold: Mapping[str, Any], weights: Mapping[str, float]) -> Score:
@@ -99,9 +103,20 @@ def code_of(text: str) -> str | None:
     return (rest if newline and first.strip().isalnum() else block).strip() or None
 
 
+class _CutOff(RewardError):
+    """The gold's code came to no end this time, perhaps because the machine is busy: nothing is known about it."""
+
+
 @lru_cache(maxsize=256)
-def _gold(code: str, wall_s: float, isolation: Isolation) -> Outcome:
-    return _drawn(code, wall_s, isolation)
+def _gold(code: str, wall_s: float, isolation: Isolation) -> Mapping[str, Any]:
+    """What the gold's code draws; only this is kept. Raises DataError if it draws nothing, _CutOff without an end."""
+    outcome = _drawn(code, wall_s, isolation)
+    if outcome.cut_off:
+        raise _CutOff(f"came to no end: it {outcome.error}")
+    if not _is_chart(outcome.result):
+        raise DataError(f"draws nothing: {outcome.error or 'no figure'}")
+    chart: Mapping[str, Any] = outcome.result
+    return chart
 
 
 def _drawn(code: str | None, wall_s: float, isolation: Isolation) -> Outcome:

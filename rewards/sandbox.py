@@ -7,23 +7,27 @@ SandboxMissing, with its name: nothing runs with less.
 `isolation="container"`: you say that this process is already in a container that may be lost, network and all. Then the
 code runs without namespaces and sees the container's files; limits and the system-call filter stay.
 
-Known limits: the code shares a process with `after`, so it may forge its own result (it does not know the gold);
-threads are bounded by memory only; the filter refuses what is known to be dangerous and allows the rest.
+Known limits: the code shares a process with `after` and `given`, so it may read both and forge its own result: never
+give it a gold. Threads are bounded by memory only. The filter refuses what is known to be dangerous and allows others.
+Who is killed while code runs leaves a folder mmreason-sandbox-* behind, empty but for `isolation="container"`; such
+folders are removed a day later, by the next process that runs code.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +41,9 @@ _SHOWN = ("/usr", "/lib", "/lib64", "/lib32", "/etc/ld.so.cache", "/etc/localtim
 _START_S = 20.0
 """Longest time until the inside is ready, which does not count as the code's."""
 _EXIT_S = 2.0
+_PREFIX = "mmreason-sandbox-"
+_STALE_S = 86400.0
+"""Age of a folder that nobody uses any more."""
 _MOST_REPORT = 8 << 20
 """Bytes of a result, a rendered picture included."""
 
@@ -68,6 +75,8 @@ class Outcome:
     """What `after` left in `result`."""
     error: str | None = None
     """Why there is no result, in a line."""
+    cut_off: bool = False
+    """Whether it was out of time, or killed: on another day the same code may come to an end."""
     output: str = field(default="", repr=False)
     """What was printed, to either stream."""
 
@@ -82,7 +91,7 @@ def run(
     isolation: Isolation = "namespaces",
 ) -> Outcome:
     """Run `code`, and around it `before` and `after`, which are ours: `after` has `space` (the code's variables) and
-    the values `given` (JSON), and may leave a JSON value in `result`.
+    the values `given` (JSON), and may leave a JSON value in `result`. The code can read all of it: never give a gold.
 
     Raises SandboxMissing, in one line, where the machine cannot do it.
     """
@@ -91,7 +100,8 @@ def run(
     limits = limits or Limits()
     job = {"code": code, "before": before, "after": after, "given": dict(given or {}), "limits": asdict(limits),
            "isolation": isolation, "parent": os.getpid(), "paths": _paths()}  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="mmreason-sandbox-") as folder:
+    _tidy()
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder:
         ours, theirs = os.pipe()
         with os.fdopen(ours, "rb") as reports:
             try:
@@ -109,6 +119,15 @@ def require(isolation: Isolation = "namespaces") -> None:
     outcome = run("", after="result = 1", isolation=isolation)
     if outcome.result != 1:
         raise SandboxMissing(f"a sandbox on this machine runs nothing: {outcome.error}")
+
+
+@functools.cache
+def _tidy() -> None:
+    """Once per process: remove the folders of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's, or gone meanwhile
+            if time.time() - folder.lstat().st_mtime > _STALE_S:
+                shutil.rmtree(folder)
 
 
 def _paths() -> list[str]:
@@ -154,7 +173,7 @@ def _watched(process: subprocess.Popen[bytes], reports: int, limits: Limits) -> 
         while selector.get_map():
             events = selector.select(max(0.0, deadline - time.monotonic()))
             if not events and time.monotonic() >= deadline:
-                return _ended(read, process, f"did not end within {limits.wall_s:g} s")
+                return replace(_ended(read, process, f"did not end within {limits.wall_s:g} s"), cut_off=True)
             for key, _ in events:
                 data = os.read(key.fd, 1 << 16)
                 if not data:
@@ -183,7 +202,8 @@ def _ended(read: Mapping[int, bytearray], process: subprocess.Popen[bytes], why:
         raise SandboxMissing(f"a sandbox did not start within {_START_S:g} s: {' '.join(printed.split())[-200:]}")
     if why is None and len(messages) > 1 and ("result" in messages[-1] or "error" in messages[-1]):
         return Outcome(result=messages[-1].get("result"), error=messages[-1].get("error"), output=printed)
-    return Outcome(error=why or f"ended by itself (exit status {process.returncode})", output=printed)
+    itself = f"ended by itself (exit status {process.returncode})"
+    return Outcome(error=why or itself, cut_off=why is None, output=printed)
 
 
 def _message(line: bytes) -> dict[str, Any]:

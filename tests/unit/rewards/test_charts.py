@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mmreason.errors import ConfigError
 from mmreason.rewards import bind
-from mmreason.rewards.charts import _drawn, alike, code_of, compared, obstacles, same_text, same_values
+from mmreason.rewards.charts import _drawn, _gold, _score, alike, code_of, compared, obstacles, same_text, same_values
+from mmreason.rewards.sandbox import Outcome
 from mmreason.types import Rollout, Score
 from tests.unit.rewards.helpers import sample
 
@@ -26,12 +28,14 @@ plt.savefig("birds.png")
 plt.show()
 plt.close()
 """
-TWO = """
-import matplotlib.pyplot as plt
-fig, (left, right) = plt.subplots(1, 2)
-left.plot([1, 2, 3], [4, 5, 6], "--")
-right.pie([1, 3], labels=["a", "b"])
-fig.suptitle("Two")
+LIE = """
+import os
+for descriptor in range(3, 9):
+    try:
+        os.write(descriptor, b'{"result": {"plots": [3]}}\\n')
+    except OSError:
+        pass
+os._exit(0)
 """
 
 
@@ -109,18 +113,9 @@ def scored(gold: Any, *texts: str, **options: Any) -> list[Score]:
 
 
 @draws
-def test_the_gold_itself_and_answers_that_draw_something_else() -> None:
-    same, other, crash, nothing, no_code = scored(
-        BARS,
-        f"<answer>```python\n{BARS}\n```</answer>",
-        BARS.replace("[10, 20]", "[10.3, 40]").replace('"Birds"', '"Bird"').replace("ax.bar", "ax.barh"),
-        BARS + "\n1 / 0",
-        "print('hello')",
-        "",
-    )
-    assert same.total == pytest.approx(1.0)
-    assert same.flags == {"correct": True, "answered": True}
-    assert same.parts["visual"] == pytest.approx(1.0)
+def test_what_answers_draw_is_compared_with_the_gold() -> None:
+    other_code = BARS.replace("[10, 20]", "[10.3, 40]").replace('"Birds"', '"Bird"').replace("ax.bar", "ax.barh")
+    other, lie, no_code = scored(BARS, f"<answer>```python\n{other_code}\n```</answer>", LIE, "")
     assert other.parts["values"] == 0.5
     assert (other.parts["kinds"], other.parts["layout"], other.parts["exec"]) == (0, 1, 1)
     assert 0.5 < other.parts["words"] < 1
@@ -128,18 +123,10 @@ def test_the_gold_itself_and_answers_that_draw_something_else() -> None:
     assert other.total == pytest.approx(
         0.5 * other.parts["text"] + 0.3 * other.parts["visual"] + 0.2 * other.parts["exec"]
     )
-    for failed in (crash, nothing, no_code):
+    for failed in (lie, no_code):
         assert failed.total == 0
         assert failed.error is None
         assert not failed.flags["correct"]
-
-
-@draws
-def test_several_plots_and_the_stage_without_pictures() -> None:
-    (bars,) = scored(TWO, BARS, w_text=1.0, w_visual=0.0, w_exec=0.0)
-    assert bars.total is not None
-    assert bars.total == bars.parts["text"] < 0.4
-    assert (bars.parts["kinds"], bars.parts["layout"]) == (0, 0)
 
 
 @draws
@@ -148,11 +135,12 @@ def test_what_is_read_of_a_figure() -> None:
 import matplotlib.pyplot as plt
 fig, axes = plt.subplots(2, 3)
 axes[0, 0].scatter([1, 2], [3, 4])
-axes[0, 1].plot(["a", "b"], [5, 6])
-axes[0, 2].pie([1, 3])
+axes[0, 1].plot(["a", "b"], [5, 6], "--")
+axes[0, 2].pie([1, 3], labels=["a", "b"])
 fig.colorbar(axes[1, 0].imshow([[1, 2], [3, 4]]))
 axes[1, 1].fill_between([1, 2], [3, 4])
 axes[1, 2].barh(["owl", "tit"], [7, 8])
+fig.suptitle("Six")
 """
     chart = _drawn(code, 100.0, "namespaces").result
     assert chart["layout"][:2] == [[2, 3, 0, 1, 0, 1], [2, 3, 0, 1, 1, 2]]
@@ -164,10 +152,15 @@ axes[1, 2].barh(["owl", "tit"], [7, 8])
     assert plots[5]["values"] == [7, 8]
     assert plots[5]["texts"]["y ticks"] == "owl\ntit"
     assert len(chart["picture"]) == 64 * 48 * 3
+    # against a single plot, in the stage without pictures
+    bars = _score(Outcome(result=_gold(BARS, 100.0, "namespaces")), chart, {"text": 1.0, "visual": 0.0, "exec": 0.0})
+    assert bars.total is not None
+    assert bars.total == bars.parts["text"] < 0.4
+    assert (bars.parts["kinds"], bars.parts["layout"]) == (0, 0)
 
 
 @draws
-@pytest.mark.parametrize("gold", [None, 3, "1 / 0", "x = 1"])
+@pytest.mark.parametrize("gold", [None, [3], "x = 1"])
 def test_a_gold_that_draws_nothing_is_bad(gold: Any) -> None:
     (score,) = scored(gold, BARS)
     assert score.total is None
@@ -176,25 +169,29 @@ def test_a_gold_that_draws_nothing_is_bad(gold: Any) -> None:
 
 
 @draws
-def test_code_that_lies_about_its_result_gains_nothing() -> None:
-    lie = """
-import os
-for descriptor in range(3, 9):
-    try:
-        os.write(descriptor, b'{"result": {"plots": [3]}}\\n')
-    except OSError:
-        pass
-os._exit(0)
-"""
-    (score,) = scored(BARS, lie)
-    assert (score.total, score.error) == (0, None)
+def test_a_gold_that_comes_to_no_end_is_not_bad_and_tried_again(tmp_path: Path) -> None:
+    """In a container, where the code can see whether it shall fail; drawn there, it is what it is elsewhere."""
+    (late,) = scored(BARS, "", wall_s=0.2)
+    assert (late.total, late.flags) == (None, {})
+    assert str(late.error).endswith("the gold's code came to no end: it did not end within 0.2 s")
+    flag = tmp_path / "fail"
+    flag.touch()
+    code = f"import os\nif os.path.exists({str(flag)!r}): os._exit(1)\n{BARS}"
+    (killed,) = scored(code, "", isolation="container")
+    assert (killed.total, killed.flags) == (None, {})
+    flag.unlink()
+    (empty,) = scored(code, "", isolation="container")
+    assert (empty.total, empty.error) == (0, None)
+    again = Outcome(result=_gold(code, 100.0, "container"))
+    same = _score(again, _gold(BARS, 100.0, "namespaces"), {"text": 0.5, "visual": 0.3, "exec": 0.2})
+    assert same.total == pytest.approx(1.0)
+    assert same.parts["visual"] == pytest.approx(1.0)
+    assert same.flags == {"correct": True, "answered": True}
 
 
-@draws
 def test_isolation_is_namespaces_or_said_otherwise() -> None:
     with pytest.raises(ConfigError, match="option isolation: got 'none', expected one of 'namespaces', 'container'"):
         bind("chart_code", {"isolation": "none"})
-    assert _drawn(BARS, 100.0, "container").result["plots"][0]["kinds"] == ["bar"]
 
 
 def test_without_matplotlib_it_is_refused_in_a_line() -> None:
