@@ -16,6 +16,8 @@ from mmreason.rewards.base import BAD_GOLD, one_line
 from mmreason.rewards.boxes import Corners, Item, Point, is_proper
 from mmreason.types import CoordinateFrame, Geometry, Rollout, Sample, Score
 
+GRACE = 2.0
+"""Pixels: so far may rounding push a gold out of its image."""
 _FRAMES: tuple[CoordinateFrame, ...] = get_args(CoordinateFrame)
 _Options = ParamSpec("_Options")
 _Reward = Callable[Concatenate[Sample, Sequence[Rollout], _Options], list[Score]]
@@ -102,10 +104,21 @@ def said_box(gold: Gold, box: Corners | None, to: CoordinateFrame | Size) -> Cor
 
 
 def meant_box(gold: Gold, box: Corners, to: CoordinateFrame | Size) -> Corners:
-    """The same for a box of the gold. Raises DataError for one without an area."""
+    """The same for a box of the gold. Raises DataError for one without an area, or wholly outside of its image."""
     if not is_proper(box):
         raise DataError(f"gold box {one_line(repr(box), limit=80)} has no area; expected x1 < x2 and y1 < y2")
+    if gold.geometry is not None:
+        width, height = gold.geometry.original
+        x1, y1, x2, y2 = (*gold.meant(box[:2], "original_pixels"), *gold.meant(box[2:], "original_pixels"))
+        if x1 >= width + GRACE or y1 >= height + GRACE or x2 <= -GRACE or y2 <= -GRACE:
+            shown = f"gold box {[round(number, 3) for number in box]} in {gold.frame}"
+            raise DataError(f"{shown} is outside of its image ({width} x {height} pixels); it looks like {guess(box)}")
     return (*gold.meant(box[:2], to), *gold.meant(box[2:], to))
+
+
+def guess(numbers: Sequence[float]) -> str:
+    """Which frame a box looks like that reaches out of its image in its own."""
+    return "per_thousand" if max(numbers) <= 1000 else "another frame, or another image"
 
 
 def said_items(gold: Gold, items: Sequence[Item], to: CoordinateFrame | Size) -> list[Item]:

@@ -17,7 +17,7 @@ from mmreason.errors import ConfigError, DataError
 from mmreason.geometry import convert_box
 from mmreason.rewards.base import extract_answer
 from mmreason.rewards.boxes import items_of
-from mmreason.rewards.frames import find_gold, meant_items
+from mmreason.rewards.frames import find_gold, guess, meant_items
 from mmreason.rewards.golds import KINDS
 from mmreason.types import Box, CoordinateFrame, Geometry, Sample
 
@@ -172,8 +172,7 @@ def outside(sample: Sample, options: Mapping[str, Any]) -> str | None:
     size = f"{geometry.original[0]} x {geometry.original[1]}"
     shown = f"gold box {[round(n, 3) for n in numbers]} in {box.frame}"
     if max(unit.x2, unit.y2) > 1.01 or min(unit.x1, unit.y1) < -0.01:
-        guess = "per_thousand" if max(numbers) <= 1000 else "another frame, or another image"
-        return f"{shown} reaches outside of its image ({size} pixels); it looks like {guess}"
+        return f"{shown} reaches outside of its image ({size} pixels); it looks like {guess(numbers)}"
     if box.frame != "unit" and max(numbers) <= 1.0:
         return f"{shown} is smaller than a pixel of its image ({size} pixels); it looks like unit"
     return None

@@ -163,3 +163,30 @@ def test_frame_must_be_known() -> None:
 def test_samples_without_a_box_are_left_alone() -> None:
     (score,) = bind("iou", {})(sample("A", "mcq"), answered("A"))
     assert (score.total, score.error) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("box", "frame", "line"),
+    [
+        ((700, 500, 900, 900), "original_pixels", "(640 x 480 pixels); it looks like per_thousand"),
+        ((1500, 10, 1600, 90), "original_pixels", "it looks like another frame, or another image"),
+        ((200, 100, 300, 400), "unit", "it looks like per_thousand"),
+        ((-30, 10, -5, 90), "original_pixels", "[-30, 10, -5, 90] in original_pixels is outside of its image"),
+    ],
+)
+def test_a_gold_outside_of_its_image_is_bad(box: Any, frame: CoordinateFrame, line: str) -> None:
+    geometry = (Geometry(original=(640, 480), resized=(644, 476), frame="per_thousand"),)
+    for reward, golds in (("iou", {"box": list(box)}), ("giou", {"box": list(box)}), ("det_iou", {"boxes": [box]})):
+        question = sample(task="grounding", golds=golds, geometry=geometry)
+        (score,) = bind(reward, {"gold_frame": frame})(question, answered("[[1, 2, 3, 4]]"))
+        assert (score.total, score.flags) == (None, {"bad_gold": True})
+        assert line in str(score.error)
+
+
+@pytest.mark.parametrize("box", [(600, 400, 642, 483), (641, 10, 642, 20), (-2, -2, 640, 480), (639, 479, 2000, 900)])
+def test_a_gold_that_reaches_out_of_its_image_is_scored(box: Any) -> None:
+    """Rounding moves boxes by a pixel or two, and some data sets box what is cut off by the edge."""
+    geometry = (Geometry(original=(640, 480), resized=(640, 480), frame="original_pixels"),)
+    question = sample(task="grounding", golds={"box": list(box)}, geometry=geometry)
+    (score,) = bind("iou", {})(question, answered(str(list(box))))
+    assert (score.total, score.error) == (1, None)
