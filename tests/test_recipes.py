@@ -60,6 +60,28 @@ def test_fidelity_is_shown_by_files_that_exist(name: str) -> None:
         assert read, f"{file}: no test reads it"
 
 
+LOSS_IS_SHOWN_BY = {
+    ("none", "sequence_mean"): "tests/recorded/video_r1_loss.json",
+    ("gppo", "token_mean"): "tests/recorded/klear_gppo.json",
+    ("ppo", "sequence_mean"): "tests/unit/algorithms/test_trl.py",
+    ("ppo", "token_mean"): "tests/unit/algorithms/test_trl.py",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if header(name).fidelity == "differential"])
+def test_a_differential_recipe_names_what_its_loss_equals(name: str) -> None:
+    about = header(name)
+    for stage in load_plan(name).stages:
+        config = stage.config
+        if config.train.method != "grpo" or stage.sample is not None:
+            continue
+        proof = LOSS_IS_SHOWN_BY[config.grpo.clip, config.train.aggregation]
+        assert proof in about.checked_by, f"{name}: its loss is that of {proof}"
+        own = Path(proof).stem.startswith(name.replace("-", "_").partition("_gppo")[0])
+        says = any("loss" in line and ("TRL" in line or "Video-R1" in line) for line in about.differs)
+        assert own or says, f"{name}: does not say whose loss it is compared with"
+
+
 def test_at_most_ten_are_inspired() -> None:
     assert len([name for name in RECIPES if header(name).fidelity == "inspired"]) <= 10
 

@@ -31,8 +31,9 @@ class RecipeHeader(Section):
     modality: str
     """What the rows hold, e.g. "video" or "image, video"."""
     fidelity: Literal["differential", "formula", "inspired"]
-    """differential: rewards, advantages and loss equal the paper's public code on recorded inputs; formula: they equal
-    worked numbers of its formulas; inspired: written from its abstract."""
+    """differential: the rewards equal the paper's public code on recorded inputs, the loss equals recorded public code
+    or TRL's (`differs` says where it is not the paper's own); formula: they equal worked numbers of its formulas;
+    inspired: written from its abstract."""
     checked_by: tuple[str, ...] = ()
     """Files, from the top of the project, that show the fidelity."""
     differs: tuple[str, ...] = ()
