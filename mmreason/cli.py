@@ -174,7 +174,10 @@ def _add_sample(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     sample.add_argument("--inconsistent", action="store_true", help="leave out questions always answered right")
     sample.add_argument("--expert", action="store_true", help="a question never answered right keeps its own demos")
     sample.add_argument("--every-row", action="store_true", help="also rows of which no answer is kept")
-    sample.add_argument("--pairs", choices=("thinkpo", "right_wrong"), help="write pairs (DPO) instead of demos")
+    sample.add_argument("--pairs", choices=("thinkpo", "right_wrong", "self_refine"), help="write pairs (DPO) "
+                       "instead of demos; self_refine asks again with the first wrong answer shown")  # fmt: skip
+    sample.add_argument("--critical", metavar="K", type=int, help="weight only tokens without which an answer goes "
+                        "wrong, of K tried per answer (0: all)")  # fmt: skip
     sample.add_argument("--model", metavar="FOLDER", type=Path, help="sample from this, not the config's model.path")
     sample.add_argument("--fresh", action="store_true", help="ask every question again")
     sample.set_defaults(verb=_sample)
@@ -284,7 +287,7 @@ def _sample(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, args.overrides)
     _quiet_libraries()
-    names = ("keep", "unique", "per_question", "inconsistent", "expert", "every_row", "pairs")
+    names = ("keep", "unique", "per_question", "inconsistent", "expert", "every_row", "pairs", "critical")
     with _sigterm_exits():
         found = mmreason.sample(
             config, out=args.out, model=args.model, fresh=args.fresh, **{name: getattr(args, name) for name in names}

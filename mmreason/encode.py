@@ -132,10 +132,14 @@ class Encoder:
         ids = torch.tensor([*self._tokenize(text), self.tokenizer.eos_token_id], dtype=torch.int64)
         if not spans:
             return Segment(kind="policy", ids=ids, loss_mask=torch.ones(len(ids), dtype=torch.bool))
-        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        places = [*found, (len(text) - 1, len(text))]
+        places = [*self.places(text), (len(text) - 1, len(text))]
         weights = torch.tensor([_largest(place, spans) for place in places])
         return Segment(kind="policy", ids=ids, loss_mask=weights > 0, columns={"critical": weights})
+
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """The characters (start, end) of each token of a text; tokens that are bytes of one character share it."""
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        return [(int(start), int(end)) for start, end in found]
 
     def text(self, ids: Tensor) -> str:
         """The text of sampled ids, end tokens left out; any other special token is shown."""

@@ -17,6 +17,8 @@ from mmreason.config.stages import StageValues, split
 from mmreason.errors import ConfigError
 from mmreason.yaml_file import Place
 
+CRITICAL_WITH = "expected 0 (all tokens) or more, with keep correct and without pairs"
+
 
 class SampleOptions(Section):
     """The key `sample` of a stage: which answers are kept (mmreason/evaluation/selection.py says more)."""
@@ -33,8 +35,10 @@ class SampleOptions(Section):
     """A question that is never answered right keeps its own demonstrations."""
     every_row: bool = False
     """Also rows of which no answer is kept."""
-    pairs: Literal["thinkpo", "right_wrong"] | None = None
+    pairs: Literal["thinkpo", "right_wrong", "self_refine"] | None = None
     """Write pairs, for DPO, instead of demonstrations."""
+    critical: int | None = Field(None, ge=0)
+    """Weight only tokens without which an answer goes wrong, of so many tried per answer (0: all)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +104,13 @@ def _header(given: Any, origins: Mapping[Place, str]) -> tuple[RecipeHeader | No
 def _sample_options(given: Any, origins: Mapping[Place, str]) -> SampleOptions:
     """Raises ConfigError; the lines of these keys are those of the stage's."""
     try:
-        return SampleOptions.model_validate(given)
+        options = SampleOptions.model_validate(given)
     except ValidationError as error:
         lines = [line for item in error.errors(include_url=False) for line in explain(item, SampleOptions)]
         raise ConfigError("\n".join(f"{origins[()]}: sample.{line}" for line in lines)) from error
+    if options.critical is not None and (options.pairs or options.keep != "correct"):
+        raise ConfigError(f"{origins[()]}: sample.critical: {options.critical}, {CRITICAL_WITH}")
+    return options
 
 
 def _built(split_up: Sequence[StageValues]) -> tuple[list[Stage], list[str]]:

@@ -38,8 +38,8 @@ def settings_of(config: RunConfig, samples: Sequence[Sample]) -> dict[str, Any]:
     return {
         **kept,
         **asked,
-        "model files": _digest(_weights(Path(config.model.path))),
-        "questions": _digest(repr(sample) for sample in samples),
+        "model files": digest(_weights(Path(config.model.path))),
+        "questions": digest(repr(sample) for sample in samples),
     }
 
 
@@ -49,7 +49,8 @@ def _weights(folder: Path) -> Iterable[str]:
         yield f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}"
 
 
-def _digest(lines: Iterable[str]) -> str:
+def digest(lines: Iterable[str]) -> str:
+    """16 hexadecimal digits that depend on every line."""
     digest = hashlib.sha256()
     for line in lines:
         digest.update(line.encode("utf-8", "backslashreplace") + b"\n")
@@ -65,7 +66,7 @@ class EvalFile:
         if view != "ordered":
             self.rows, settings = folder / f"eval.{view}.jsonl", {**settings, "view": view}
         self.settings = dict(settings)
-        self.hash = _digest([json.dumps(self.settings, sort_keys=True)])
+        self.hash = digest([json.dumps(self.settings, sort_keys=True)])
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if fresh:

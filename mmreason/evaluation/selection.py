@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mmreason.config.plans import CRITICAL_WITH
+from mmreason.errors import ConfigError
 from mmreason.evaluation.rows import EvalAnswer, EvalRow
 from mmreason.types import MediaRef, Sample
 
@@ -35,32 +37,62 @@ class Selection:
     """A question that is never answered right keeps the demonstrations of its own row."""
     every_row: bool = False
     """Also write rows of which no answer is kept (with the demonstrations they had), for their pass rate."""
-    pairs: Literal["thinkpo", "right_wrong"] | None = None
+    pairs: Literal["thinkpo", "right_wrong", "self_refine"] | None = None
     """thinkpo: a demonstration against a shorter right answer; right_wrong: a right answer against the first wrong one
-    before it (self-refine's pair, without its prompt to refine)."""
+    before it; self_refine: the first wrong answer against what the model makes of it when asked to improve it."""
+    critical: int | None = None
+    """Only critical tokens of the kept answers get weight (evaluation/critical.py), found among so many per answer,
+    evenly spread; 0: among all. Answers without any are left out."""
+
+    def __post_init__(self) -> None:
+        if self.critical is not None and (self.critical < 0 or self.pairs or self.keep != "correct"):
+            raise ConfigError(f"critical: {self.critical}, {CRITICAL_WITH}")
 
 
-def selected(sample: Sample, row: EvalRow, selection: Selection) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Second:
+    """What a second pass over a question found."""
+
+    refined: EvalRow | None = None
+    """What was answered when its first wrong answer was shown."""
+    critical: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    """By the text of an answer, the characters of its critical tokens."""
+
+
+def selected(sample: Sample, row: EvalRow, selection: Selection, second: Second = Second()) -> dict[str, Any] | None:
     """The row to write, or None. `meta` gets `pass_rate`, where the rewards tell right from wrong, and `sampled`."""
     if not row.answers or (selection.inconsistent and row.status == "scored" and row.right == len(row.answers)):
         return None
     made: dict[str, Any] = {}
     if selection.pairs:
-        pairs = list(PAIRS[selection.pairs](sample, row))[: selection.per_question]
+        pairs = list(PAIRS[selection.pairs](sample, row, second))[: selection.per_question]
         made = {"pairs": pairs} if pairs else {}
+    elif selection.critical is not None:
+        made = _weighed([answer.text for answer in kept(row, selection)], second)
     elif texts := [answer.text for answer in kept(row, selection)]:
         made = {"demos": texts}
-    elif selection.expert and sample.demos and row.right == 0:
+    if not made and selection.expert and sample.demos and row.right == 0 and not selection.pairs:
         made = {"demos": list(sample.demos)}
     if not made and not selection.every_row:
         return None
     row_of = as_row(sample)
-    if "demos" in made:
+    if "demos" in made and made["demos"] != row_of.get("demos"):
         row_of.pop("demo_weights", None)  # of the demonstrations that are replaced
     meta = {**sample.meta, "sampled": len(row.answers)}
     if row.status == "scored":
         meta["pass_rate"] = row.right / len(row.answers)
     return {**row_of, **made, "meta": meta}
+
+
+def _weighed(texts: Sequence[str], second: Second) -> dict[str, Any]:
+    """The answers that have critical tokens, and these."""
+    found = {text: [[*span, 1.0] for span in second.critical[text]] for text in texts if second.critical.get(text)}
+    return {"demos": list(found), "demo_weights": list(found.values())} if found else {}
+
+
+def first_wrong(row: EvalRow) -> EvalAnswer | None:
+    """The first answer that the rewards call wrong and that ended by itself."""
+    return next((answer for answer in row.answers if answer.correct is False and not answer.truncated), None)
 
 
 def kept(row: EvalRow, selection: Selection) -> list[EvalAnswer]:
@@ -93,7 +125,7 @@ SIGNATURES: dict[str, Callable[[EvalAnswer], str]] = {
 }
 
 
-def _thinkpo(sample: Sample, row: EvalRow) -> Iterator[dict[str, str]]:
+def _thinkpo(sample: Sample, row: EvalRow, second: Second) -> Iterator[dict[str, str]]:
     """ThinkPO: chosen is a long demonstration, rejected a short answer that is right, so that style is what differs."""
     short = [answer.text for answer in row.answers if answer.correct and not answer.truncated]
     for demo in sample.demos:
@@ -101,7 +133,7 @@ def _thinkpo(sample: Sample, row: EvalRow) -> Iterator[dict[str, str]]:
             yield {"chosen": demo, "rejected": rejected}
 
 
-def _right_wrong(sample: Sample, row: EvalRow) -> Iterator[dict[str, str]]:
+def _right_wrong(sample: Sample, row: EvalRow, second: Second) -> Iterator[dict[str, str]]:
     """A right answer against the first wrong one that was sampled before it."""
     wrong: EvalAnswer | None = None
     for answer in row.answers:
@@ -112,9 +144,18 @@ def _right_wrong(sample: Sample, row: EvalRow) -> Iterator[dict[str, str]]:
             wrong = None
 
 
-PAIRS: dict[str, Callable[[Sample, EvalRow], Iterator[dict[str, str]]]] = {
+def _self_refine(sample: Sample, row: EvalRow, second: Second) -> Iterator[dict[str, str]]:
+    """The first right improvement of the first wrong answer against that answer."""
+    wrong, answers = first_wrong(row), second.refined.answers if second.refined else ()
+    right = next((answer.text for answer in answers if answer.correct and not answer.truncated), None)
+    if wrong and right is not None:
+        yield {"chosen": right, "rejected": wrong.text}
+
+
+PAIRS: dict[str, Callable[[Sample, EvalRow, Second], Iterator[dict[str, str]]]] = {
     "thinkpo": _thinkpo,
     "right_wrong": _right_wrong,
+    "self_refine": _self_refine,
 }
 
 

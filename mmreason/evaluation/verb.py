@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from mmreason.config import RewardConfig, RunConfig, ScoringConfig
 from mmreason.data import load_all
 from mmreason.encode import Encoder
 from mmreason.errors import ConfigError, MMReasonError
-from mmreason.evaluation import EvalResult, EvalRow, evaluate
+from mmreason.evaluation import EvalResult, EvalRow, ScoreGroups, evaluate
 from mmreason.evaluation.dependence import dependence, dependence_lines
 from mmreason.evaluation.file import EvalFile, settings_of
 from mmreason.policy.policy import load_policy
@@ -69,22 +69,29 @@ def evaluate_config(
     fresh: bool = False,
     views: Sequence[str] = (),
     sampled: bool = False,
+    samples: Sequence[Sample] | None = None,
 ) -> Evaluation:
     """Evaluate `model` (default: `model.path`) on `data.eval`; write eval.jsonl and eval.json to `out` (run_dir).
 
     Questions that are in eval.jsonl already are not asked again. `views`: also with the media changed in these ways
     (processors/views.py), to tell how much of the accuracy comes from them. `sampled`: a lone answer is sampled, too.
-    Raises ConfigError (no eval data; no such
-    view; eval.jsonl holds answers under other settings, and not `fresh`), DataError, ModelError, RewardError.
+    `samples`: ask these instead of `data.eval`. Raises ConfigError (no eval data; no such view; eval.jsonl holds
+    answers under other settings, and not `fresh`), DataError, ModelError, RewardError.
     """
     if not config.data.eval:
         raise ConfigError("data.eval: empty; name at least one data file")
     check_rewards(config.rewards)
     chosen = _checked_views(views)
-    path = config.model.path if model is None else str(model)
-    config = config.model_copy(update={"model": config.model.model_copy(update={"path": path, "lora": None})})
+    config = with_model(config, model)
+    asked = load_all(config.data, "eval") if samples is None else list(samples)
     with watching(config.train.timeout_s) as watch:
-        return _evaluate(config, Path(out or config.run_dir), fresh, chosen, watch, sampled)
+        return _evaluate(config, asked, Path(out or config.run_dir), fresh, chosen, watch, sampled)
+
+
+def with_model(config: RunConfig, model: str | Path | None) -> RunConfig:
+    """The config with a trained checkpoint as its model; None: model.path."""
+    path = config.model.path if model is None else str(model)
+    return config.model_copy(update={"model": config.model.model_copy(update={"path": path, "lora": None})})
 
 
 def _checked_views(names: Sequence[str]) -> tuple[View, ...]:
@@ -96,10 +103,15 @@ def _checked_views(names: Sequence[str]) -> tuple[View, ...]:
 
 
 def _evaluate(
-    config: RunConfig, folder: Path, fresh: bool, views: Sequence[View], watch: Watch, sampled: bool
+    config: RunConfig,
+    samples: list[Sample],
+    folder: Path,
+    fresh: bool,
+    views: Sequence[View],
+    watch: Watch,
+    sampled: bool,
 ) -> Evaluation:
-    samples = load_all(config.data, "eval")
-    engine = Engine(config.train.model_copy(update={"deepspeed": None}))
+    engine = sampling_engine(config)
     settings = settings_of(config, samples)
     asked: dict[View, list[Sample]] = {"ordered": samples}
     asked |= {view: [sample for sample in samples if applies(view, sample)] for view in views}
@@ -126,6 +138,11 @@ def _evaluate(
     if engine.is_main:
         file.write_numbers(found.metrics)
     return found
+
+
+def sampling_engine(config: RunConfig) -> Engine:
+    """Devices and processes, where nothing is trained."""
+    return Engine(config.train.model_copy(update={"deepspeed": None}))
 
 
 def _answered(file: EvalFile, engine: Engine) -> list[EvalRow]:
@@ -160,11 +177,35 @@ def _in_order(parts: Sequence[EvalResult]) -> list[EvalRow]:
 @contextmanager
 def _opened(config: RunConfig, engine: Engine, sampled: bool) -> Iterator[Any]:
     """A function from samples and a view to their EvalResult, with model, workers and rewards behind it."""
+    n = config.eval.n
+    with opened_parts(config, engine) as parts, ExitStack() as stack:
+        params = replace(parts.params, greedy=n == 1 and not sampled)
+        vote = stack.enter_context(_voters(config)).score if n > 1 else None
+
+        def answer(samples: Sequence[Sample], view: View) -> EvalResult:
+            return evaluate(samples, parts.encoder, parts.decoder, parts.score, params, n, vote, config.seed, view)
+
+        yield answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What answers and scores, open."""
+
+    encoder: Encoder
+    decoder: HFEngine
+    score: ScoreGroups
+    params: SamplingParams
+    """As the config has them, sampled."""
+
+
+@contextmanager
+def opened_parts(config: RunConfig, engine: Engine) -> Iterator[Parts]:
+    """The config's model, media workers and rewards."""
     policy = load_policy(config.model, engine.device, trained=False)
     traits = policy.family.traits(policy.base.config)
-    rollout, n = config.rollout, config.eval.n
+    rollout = config.rollout
     params = SamplingParams(
-        greedy=n == 1 and not sampled,
         temperature=config.eval.temperature,
         top_p=rollout.top_p,
         top_k=rollout.top_k,
@@ -175,15 +216,10 @@ def _opened(config: RunConfig, engine: Engine, sampled: bool) -> Iterator[Any]:
         pipeline = MediaPipeline(config.media, traits, policy.processor, config.data.media_root)
         stack.callback(pipeline.close)
         encoder = Encoder(policy.processor, policy.tokenizer, policy.rules, pipeline, config.data)
-        decoder = HFEngine(policy, encoder, rollout.max_rows)
         rewards = config.rewards or (RewardConfig(name="accuracy"),)
         score = stack.enter_context(RewardPool(rewards, config.scoring)).score
-        vote = stack.enter_context(_voters(config)).score if n > 1 else None
-
-        def answer(samples: Sequence[Sample], view: View) -> EvalResult:
-            return evaluate(samples, encoder, decoder, score, params, n, vote, config.seed, view)
-
-        yield answer
+        decoder = HFEngine(policy, encoder, rollout.max_rows)
+        yield Parts(encoder=encoder, decoder=decoder, score=score, params=params)
 
 
 def _voters(config: RunConfig) -> RewardPool:

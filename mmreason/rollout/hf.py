@@ -151,7 +151,7 @@ class HFEngine:
                 weight_version=self.weight_version,
                 support=support,
             )
-            text = _cut(self.decoder.text(ids), params.stop)
+            text = cut(self.decoder.text(ids), params.stop)
             answers.append(Answer(segment, text, "stop" if ended else "length"))
         return answers
 
@@ -300,7 +300,7 @@ def _batches(contexts: Sequence[Context], max_rows: int, max_tokens: int) -> lis
     return batches
 
 
-def _cut(text: str, stop: Sequence[str]) -> str:
+def cut(text: str, stop: Sequence[str]) -> str:
     """The text up to the first end of a stop text in it."""
     ends = [text.index(mark) + len(mark) for mark in stop if mark in text]
     return text[: min(ends)] if ends else text

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from mmreason.data import sample_from_row
+from mmreason.errors import ConfigError
+from mmreason.evaluation.critical import spread
+from mmreason.evaluation.refining import to_refine
 from mmreason.evaluation.rows import EvalAnswer, EvalRow
-from mmreason.evaluation.selection import Selection, as_row, reasoning_signature, selected
+from mmreason.evaluation.selection import Second, Selection, as_row, reasoning_signature, selected
 from mmreason.types import Message, Sample
 
 SAMPLE = Sample(
@@ -73,6 +76,44 @@ def test_pairs() -> None:
     given = row(("w 4", False), ("x 3", False), ("r 5", True), ("s 5", True), ("v 4", False), ("t 5", True))
     expected = [{"chosen": "r 5", "rejected": "w 4"}, {"chosen": "t 5", "rejected": "v 4"}]
     assert (made(given, pairs="right_wrong") or {})["pairs"] == expected
+
+
+def test_self_refine_prefers_what_was_made_of_the_first_wrong_answer() -> None:
+    given = row(("cut 4", False), ("w 4", False), ("x 3", False), ("r 5", True), truncated=(0,))
+    (asked,) = to_refine([SAMPLE, SAMPLE], [given, row(("r 5", True))])
+    (question,) = asked.messages
+    text = "".join(part for part in question.content if isinstance(part, str))
+    assert text.startswith("2+3?\n")
+    assert "\nw 4\n" in text
+    assert "x 3" not in text
+    second = Second(refined=row(("still 4", False), ("cut 5", True), ("better 5", True), truncated=(1,)))
+    found = selected(SAMPLE, given, Selection(pairs="self_refine"), second)
+    assert found is not None
+    assert found["pairs"] == [{"chosen": "better 5", "rejected": "w 4"}]
+    assert found["messages"] == as_row(SAMPLE)["messages"], "the pair belongs to the question itself"
+    assert selected(SAMPLE, given, Selection(pairs="self_refine"), Second(refined=row(("no 4", False)))) is None
+    assert selected(SAMPLE, given, Selection(pairs="self_refine")) is None
+
+
+def test_answers_with_critical_tokens_are_written_with_their_weights() -> None:
+    second = Second(critical={"2+3=5": ((2, 3), (4, 5)), "3+2=5": ()})
+    found = selected(SAMPLE, MIXED, Selection(critical=0), second)
+    assert found is not None
+    assert found["demos"] == ["2+3=5"]
+    assert found["demo_weights"] == [[[2, 3, 1.0], [4, 5, 1.0]]]
+    assert sample_from_row(found, "f:1", None).weighed_demos == (("2+3=5", ((2, 3, 1.0), (4, 5, 1.0))),)
+    assert selected(SAMPLE, MIXED, Selection(critical=0)) is None
+    never = row(("a 4", False))
+    assert (selected(SAMPLE, never, Selection(critical=4, expert=True)) or {})["demos"] == ["long expert 5"]
+    for wrong in ({"critical": -1}, {"critical": 4, "keep": "all"}, {"critical": 4, "pairs": "thinkpo"}):
+        with pytest.raises(ConfigError, match="with keep correct and without pairs"):
+            Selection(**wrong)
+
+
+def test_places_are_spread_over_an_answer() -> None:
+    assert spread(10, 4) == [0, 2, 5, 7]
+    assert spread(3, 8) == spread(3, 0) == [0, 1, 2]
+    assert spread(0, 4) == []
 
 
 @pytest.mark.parametrize(

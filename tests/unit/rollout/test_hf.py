@@ -16,7 +16,7 @@ from mmreason.config import LoraConfig, ModelConfig
 from mmreason.policy.families import FAMILIES
 from mmreason.policy.policy import Policy, load_policy
 from mmreason.rollout.base import SamplingParams
-from mmreason.rollout.hf import HFEngine, _batches, _cut
+from mmreason.rollout.hf import HFEngine, _batches, cut
 from mmreason.types import MediaTensors, Rollout, Segment, Tree
 from tests.parity.trees import Maker
 
@@ -213,9 +213,9 @@ def test_a_stop_text_of_several_tokens(bench: Bench) -> None:
 
 
 def test_cut_takes_the_first_of_several() -> None:
-    assert _cut("a b c", ("c", "b")) == "a b"
-    assert _cut("<answer>4</answer> so", ("</answer>",)) == "<answer>4</answer>"
-    assert _cut("a b c", ("x",)) == "a b c"
+    assert cut("a b c", ("c", "b")) == "a b"
+    assert cut("<answer>4</answer> so", ("</answer>",)) == "<answer>4</answer>"
+    assert cut("a b c", ("x",)) == "a b c"
 
 
 def test_extend_from_an_observation_with_media(bench: Bench) -> None:
