@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mmreason.config.columns import span_mistakes
-from mmreason.config.grpo_options import DISCO, OPTIONS, Option
+from mmreason.config.grpo_options import DISCO, OPTIONS, READ_BY, Option
 from mmreason.config.grpo_terms import ALONE, wrong_options
 from mmreason.config.reward_names import gate_mistakes
 
@@ -287,6 +287,21 @@ def _more_is_sampled_than_kept(config: RunConfig) -> Iterator[str]:
             )
 
 
+def _grpo_is_read(config: RunConfig) -> Iterator[str]:
+    method, fields = config.train.method, type(config.grpo).model_fields
+    if method not in READ_BY:
+        return
+    unread = [
+        name
+        for name, field in fields.items()
+        if name not in READ_BY[method]
+        and getattr(config.grpo, name) != field.get_default(call_default_factory=True)
+    ]
+    if unread:
+        read = f"only {', '.join(READ_BY[method])} of this section" if READ_BY[method] else "nothing of this section"
+        yield f"grpo: {', '.join(unread)} given, but train.method {method} reads {read}; drop the others"
+
+
 def _dpo_is_whole(config: RunConfig) -> Iterator[str]:
     if config.train.method != "dpo":
         return
@@ -300,6 +315,7 @@ def _dpo_is_whole(config: RunConfig) -> Iterator[str]:
 
 
 _CHECKS = (
+    _grpo_is_read,
     _dpo_is_whole,
     _code_is_pinned,
     _pass_rates_are_in_order,

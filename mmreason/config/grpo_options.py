@@ -24,6 +24,9 @@ class Option:
     help: str
 
 
+READ_BY: dict[str, tuple[str, ...]] = {"sft": (), "dpo": ("kl_coef",)}
+"""Keys of `grpo` that the other methods read."""
+
 DEVIATIONS = (
     "group",
     "batch",

@@ -12,20 +12,22 @@
       - name: rft                   answers of that model to data.train are written to run_dir/rft/rows.jsonl
         sample: {unique: reasoning} as `mmreason sample`; the stage after it begins with the same model
 
-Sections are merged key by key, lists are replaced. An override `train.steps=5` is for every stage, and wins over what
-the stage says; `rl.train.steps=5` is for that stage only.
+Sections are merged key by key, lists are replaced. Keys of the common part's `grpo` are for the stages whose method
+reads them; where a stage itself gives one that it does not read, or no stage reads it, it is refused. An override
+`train.steps=5` is for every stage, and wins over what the stage says; `rl.train.steps=5` is for that stage only.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmreason.config.grpo_options import READ_BY
 from mmreason.config.overrides import apply_all
-from mmreason.config.sections import RunConfig
+from mmreason.config.sections import GrpoConfig, RunConfig
 from mmreason.yaml_file import Place
 
 BASE = "base"
@@ -71,6 +73,9 @@ def split(
         prefix = f"{given['name']}."
         mine += [text.removeprefix(prefix) for text in overrides if text.startswith(prefix)]
         stages.append(_stage(given, index, common, around, origins, mine, stages))
+    for given, stage in zip(values["stages"], stages, strict=True):
+        own = [_key(text) for text in overrides if text.startswith(f"{stage.name}.grpo.")]
+        _leave_to_others(stage, stages, {*_section(given, "grpo"), *(key.split(".")[2] for key in own)})
     return stages, wrong
 
 
@@ -115,6 +120,27 @@ def _stage(
         wrong=wrong,
         sample=given.get("sample"),
     )
+
+
+def _leave_to_others(stage: StageValues, stages: Sequence[StageValues], own: Collection[str]) -> None:
+    """Take the common part's `grpo` keys away that this stage's method does not read and another stage's does.
+
+    A stage's `own` keys stay, and are refused where they are not read; so are those that no stage reads.
+    """
+    read_by_any = {key for other in stages if other.sample is None for key in _read(other)}
+    for key in set(_section(stage.values, "grpo")) & (read_by_any - _read(stage) - set(own)):
+        del stage.values["grpo"][key]
+
+
+def _read(stage: StageValues) -> set[str]:
+    """The keys of `grpo` that a stage's method reads."""
+    method = str(_section(stage.values, "train").get("method", "grpo"))
+    return set(READ_BY.get(method, GrpoConfig.model_fields))
+
+
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = values.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def _names_a_model(own: Mapping[str, Any]) -> bool:

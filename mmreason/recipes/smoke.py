@@ -106,11 +106,13 @@ def _small(values: dict[str, Any]) -> dict[str, Any]:
     media |= {"video_max_frames": max(4, media["video_min_frames"]) if media["video_min_frames"] <= 4 else 4}
     media["video_min_frames"] = min(4, media["video_min_frames"])
     rollout |= {"n": min(2, rollout["n"]), "max_new_tokens": min(ANSWER_TOKENS, rollout["max_new_tokens"])}
-    grpo |= {"drop_constant_groups": False, "mask_truncated": False, "keep_mean": None, "max_refills": 0}
+    if train["method"] == "grpo":  # the others refuse what they do not read
+        grpo |= {"drop_constant_groups": False, "mask_truncated": False, "keep_mean": None, "max_refills": 0}
     grpo["updates_per_batch"] = min(2, grpo["updates_per_batch"])
     train |= {"steps": STEPS, "prompts_per_step": 2, "warmup_steps": min(1, train["warmup_steps"]), "eval_every": 0}
     train |= {"precision": "fp32", "deepspeed": None, "trackers": [], "save_every": STEPS, "row_tokens": 4096}
-    grpo["contrast_n"] = min(2, grpo["contrast_n"])
+    if grpo["contrast_view"]:
+        grpo["contrast_n"] = min(2, grpo["contrast_n"])
     values["scoring"]["workers"] = 1
     return values
 

@@ -37,7 +37,7 @@ def config(run_dir: Path, model: Path, data: DemoFiles, method: str, /, **sectio
         "rollout": {"n": 4, "max_new_tokens": 12},
         "rewards": [{"name": "accuracy"}, {"name": "format", "weight": 0.2}],
         "train": {"method": method, "steps": 4, "prompts_per_step": 4, "learning_rate": 1e-3, "save_every": 1},
-        "grpo": {"drop_constant_groups": False, "mask_truncated": False},
+        "grpo": {"drop_constant_groups": False, "mask_truncated": False} if method == "grpo" else {},
     }
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section

@@ -17,6 +17,7 @@ from tests.integration.runs import config, metrics
 
 def _two_stages(folder: Path, model: Path, data: DemoFiles) -> dict[str, Any]:
     values = config(folder, model, data, "sft", train={"steps": 2, "prompts_per_step": 2})
+    values["grpo"] = {"drop_constant_groups": False, "mask_truncated": False}  # of the second stage
     rl = {"name": "rl", "data": {"train": [{"path": str(data.train)}]}, "train": {"method": "grpo"}}
     return {**values, "stages": [{"name": "cold_start"}, rl]}
 

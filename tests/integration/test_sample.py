@@ -67,7 +67,7 @@ def test_answers_are_the_next_stages_data(values: dict[str, Any], tmp_path: Path
     assert (tmp_path / "next.jsonl.answers/eval.jsonl").read_bytes() == before, "no question was asked again"
     assert all(len(row["demos"]) == 1 for row in lines(out))
     sft = {**values, "train": {**values["train"], "method": "sft", "steps": 1}, "run_dir": str(tmp_path / "sft")}
-    sft["data"] = {**values["data"], "train": [{"path": str(out)}]}
+    sft["grpo"], sft["data"] = {}, {**values["data"], "train": [{"path": str(out)}]}
     run(build_config(sft, "test"))
     assert metrics(tmp_path / "sft")[0]["nll"] > 0
     with pytest.raises(ConfigError, match=r"other settings \(.*; --fresh starts over"):

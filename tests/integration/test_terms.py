@@ -148,7 +148,7 @@ def test_rows_without_demonstrations_are_trained_without_and_none_at_all_is_refu
 
 
 def test_only_critical_tokens_of_a_demonstration_have_loss(values: dict[str, Any]) -> None:
-    values["train"] |= {"method": "sft"}
+    values["train"], values["grpo"] = {**values["train"], "method": "sft"}, {}
     with contextlib.closing(open_run(build_config(values, "test"))) as opened:
         (sample, prompt), *_ = opened.feed.take(1)
         (text,) = sample.demos

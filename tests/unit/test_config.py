@@ -292,6 +292,17 @@ def test_one_answer_will_do_where_none_are_compared(tmp_path: Path) -> None:
         assert mistakes(tmp_path, one, *wrong) == ["rollout.n: 1, but a group needs at least 2 answers to compare"]
 
 
+@pytest.mark.parametrize(
+    ("method", "read"), [("dpo", "only kl_coef of this section"), ("sft", "nothing of this section")]
+)
+def test_what_a_method_does_not_read_of_grpo_is_refused(tmp_path: Path, method: str, read: str) -> None:
+    text = f"run_dir: r\nmodel: {{path: m}}\ntrain: {{method: {method}, aggregation: sequence_sum}}\n"
+    grpo = "grpo={kl_in: reward, kl_coef: 0.1, updates_per_batch: 2, options: {replay: 0.5, replay_below: 1}}"
+    lines = mistakes(tmp_path, text, grpo, "grpo.terms=[{name: imitation}]")
+    named = ["kl_coef"] * (method == "sft") + ["kl_in", "options", "terms", "updates_per_batch"]
+    assert lines == [f"grpo: {', '.join(named)} given, but train.method {method} reads {read}; drop the others"]
+
+
 def test_gates_that_are_no_rewards(tmp_path: Path) -> None:
     rewards = "[{name: iou, gate: acuracy}, {name: accuracy, gate: format}, {name: format, gate: accuracy}]"
     assert mistakes(tmp_path, f"run_dir: r\nmodel: {{path: m}}\nrewards: {rewards}\n") == [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmreason.config import Plan, load_config, load_plan
+from mmreason.config import GrpoConfig, Plan, load_config, load_plan
 from mmreason.config.plans import SampleOptions
 from mmreason.config.pointing import pointed
 from mmreason.config.recipe_files import find_config, recipe_files
@@ -88,6 +88,21 @@ def test_data_made_by_an_earlier_stage_is_not_pointed_elsewhere(two: Path) -> No
     first, second = load_plan(two, pointed(two, model=None, data=["b.jsonl"], run_dir=None)).stages
     assert first.config.data.train[0].path == "b.jsonl"
     assert second.config.data.train[0].path == "runs/x/cold_start/rows.jsonl"
+
+
+def test_common_keys_of_grpo_are_for_the_stages_that_read_them(two: Path) -> None:
+    two.write_text(TWO.replace("stages:", "grpo: {clip: none, kl_coef: 0.1}\nstages:"))
+    first, second = load_plan(two, ["grpo.mask_truncated=false"]).stages
+    assert first.config.grpo == GrpoConfig()
+    assert (second.config.grpo.clip, second.config.grpo.mask_truncated) == ("none", False)
+    assert load_config(f"{two}:cold_start").grpo == GrpoConfig()
+    two.write_text(TWO.replace("steps: 3}", "steps: 3}\n    grpo: {clip: none}"))
+    assert refused(two)[0].startswith("two.yaml:9: grpo: clip given, but train.method sft reads nothing")
+    two.write_text(TWO)
+    assert refused(two, "cold_start.grpo.clip=none")[0].endswith("drop the others (stage cold_start)")
+    only = TWO.replace("stages:", "grpo: {clip: none}\nstages:").partition("  - name: rl")[0]
+    two.write_text(only)
+    assert "grpo: clip given" in refused(two)[0], "no stage reads it"
 
 
 def test_one_stage_is_picked_by_name(two: Path) -> None:
