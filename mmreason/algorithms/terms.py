@@ -94,7 +94,7 @@ def distill(row: TermRow, options: Options) -> LossOutput:
 
     VOLD (2510.23497): on the policy's own rollouts, and there on those with reward 0. `estimator: exact` sums over the
     vocabulary: (.7, .3) against (.5, .5) -> .082283; the others are those of `algorithms.kl`. The mean is over all
-    rollouts, taught or not: OUR choice.
+    rollouts, taught or not: OUR choice. `unreadable`: share of tokens in answers with an id the teacher has no row for.
     """
     taught = row.column("taught") * row.weight
     if options["estimator"] == "exact":
@@ -102,7 +102,8 @@ def distill(row: TermRow, options: Options) -> LossOutput:
     else:
         kl = KL_ESTIMATORS[options["estimator"]](row.logprob, row.column("logprob.teacher"), row.column("logprob.old"))
     loss = (kl * taught).sum()
-    return LossOutput(loss=loss, metrics={"taught": _sum(taught)})
+    unreadable = row.column("unreadable") * row.weight
+    return LossOutput(loss=loss, metrics={"taught": _sum(taught), "unreadable": _sum(unreadable)})
 
 
 def perception(row: TermRow, options: Options) -> LossOutput:

@@ -196,6 +196,12 @@ def _some_need_no_spread(config: RunConfig) -> Iterator[str]:
     advantage = config.grpo.advantage
     if advantage in BY_ITSELF and config.grpo.drop_constant_groups:
         yield f"grpo.drop_constant_groups: true, but grpo.advantage {advantage} learns from such groups too; use false"
+    wrong = any(term.name == "distill" and term.options.get("on", "wrong") == "wrong" for term in config.grpo.terms)
+    if wrong and config.grpo.drop_constant_groups:
+        yield (
+            "grpo.drop_constant_groups: true, but grpo.terms distill corrects wrong answers, and this leaves out the "
+            "groups that are all wrong; use false"
+        )
 
 
 def _critic_is_there(config: RunConfig) -> Iterator[str]:

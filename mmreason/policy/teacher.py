@@ -29,7 +29,8 @@ LANGUAGE_MODELS = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 def load_teacher(path: str, policy: Policy, device: torch.device | str) -> Policy:
     """A frozen model that knows the policy's tokens; its banned ids are the policy's.
 
-    Raises ModelError: no such checkpoint, weights missing, an unknown type, sliding-window layers, another tokenizer.
+    Raises ModelError: no such checkpoint, weights missing, an unknown type, sliding-window layers, another tokenizer, a
+    head that ends before the tokenizer does.
     """
     config, _ = described(path)
     settings = policy.config.model_copy(update={"path": path, "revision": None, "lora": None})
@@ -37,8 +38,12 @@ def load_teacher(path: str, policy: Policy, device: torch.device | str) -> Polic
         teacher = _load_language_model(settings, config, policy, device)
     else:
         teacher = load_policy(settings, device, trained=False)
-    require_same_tokens(path, policy.tokenizer.get_vocab(), teacher.tokenizer.get_vocab(), set(policy.banned.tolist()))
+    banned = set(policy.banned.tolist())
+    require_same_tokens(path, policy.tokenizer.get_vocab(), teacher.tokenizer.get_vocab(), banned)
     mine, theirs = (model.base.config.get_text_config().vocab_size for model in (policy, teacher))
+    last = max(set(policy.tokenizer.get_vocab().values()) - banned)
+    if last >= theirs:  # beyond the tokenizer there are only rows that fill the policy's head up
+        raise ModelError(f"teacher: {path}: its head has {theirs} rows, and the policy may sample token {last}")
     lacking = torch.arange(mine, max(mine, theirs))  # rows of its head that are no tokens of the policy
     return replace(teacher, banned=torch.cat([policy.banned[policy.banned < theirs], lacking]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -59,6 +60,7 @@ class TermInputs:
         score: Callable[[Batch], Tensor] = partial(teacher.hidden_states, forward=self._forward)
         if not exact:
             score = partial(_logprob, teacher, temperature, self._forward)
+        trees = self._unreadable(trees)
         chosen = partial(_chosen, on=term.option("on"), threshold=term.option("threshold"))
         with self.run.timed("score"):
             prompts = without_media(self.run, groups)
@@ -80,6 +82,24 @@ class TermInputs:
             values, known = seen_otherwise(run, run.policy, trees, prompts, lambda segment: True, score)
         return with_column(with_column(trees, "logprob.masked", values), "masked", known)
 
+    def _unreadable(self, trees: Sequence[Tree]) -> list[Tree]:
+        """Column "unreadable": 1 on answers with an id that the teacher has no row for; it cannot correct them.
+
+        Such ids fill the policy's head up behind its tokenizer, and are sampled only by chance.
+        """
+        assert self._head is not None
+        rows = self._head.shape[0]
+
+        def marked(tree: Tree) -> Tree:
+            own = [segment for segment in tree.segments if "place" in segment.columns]
+            lost = {int(one.columns["answer"][0]) for one in own if int(one.ids.max()) >= rows}
+            if lost:
+                problem = f"an answer has an id beyond the teacher's {rows}: not corrected"
+                self.run.announce(problem, f"sample {tree.id}")
+            return replace(tree, segments=tuple(_marked_in(segment, lost) for segment in tree.segments))
+
+        return [marked(tree) for tree in trees]
+
     def _open_teacher(self, path: str) -> None:
         run = self.run
         self._teacher = load_teacher(path, run.policy, run.engine.device)
@@ -99,4 +119,12 @@ def _logprob(policy: Policy, temperature: float, forward: Any, row: Batch) -> Te
 
 def _chosen(segment: Segment, *, on: str, threshold: float) -> bool:
     """Whether the teacher corrects this rollout."""
+    if "unreadable" in segment.columns:
+        return False
     return on == "all" or bool(segment.columns["reward"][0] <= threshold)
+
+
+def _marked_in(segment: Segment, lost: set[int]) -> Segment:
+    if "answer" not in segment.columns or int(segment.columns["answer"][0]) not in lost:
+        return segment
+    return segment.with_columns(unreadable=torch.ones(segment.ids.shape))

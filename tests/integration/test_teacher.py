@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,11 @@ def opened_with(values: dict[str, Any], *terms: dict[str, Any]) -> contextlib.cl
 def noted(opened: Run) -> tuple[TermInputs, list[RolloutGroup], list[Tree]]:
     groups = sample_groups(opened, 1, 0, 3)
     inputs = TermInputs(opened)
-    trees = credit(groups, advantages_of(opened, groups, torch.zeros(3, 4)), trained=lambda rollout: True)
-    return inputs, groups, inputs.noted(groups, trees, 1)
+    return inputs, groups, inputs.noted(groups, credited(opened, groups), 1)
+
+
+def credited(opened: Run, groups: list[RolloutGroup]) -> list[Tree]:
+    return credit(groups, advantages_of(opened, groups, torch.zeros(3, 4)), trained=lambda rollout: True)
 
 
 def expected_kl(opened: Run, groups: list[RolloutGroup], inputs: TermInputs) -> tuple[float, float]:
@@ -137,6 +141,39 @@ def test_sampled_tokens_have_the_teachers_log_probs(values: dict[str, Any], teac
         ]
         _, sampled = expected_kl(opened, groups, inputs)
     assert sum(float(gap.sum()) for gap in gaps) == pytest.approx(sampled, abs=1e-2)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "k2"])
+def test_an_answer_that_the_teacher_cannot_read_is_counted_and_not_corrected(
+    values: dict[str, Any], teacher: Path, estimator: str
+) -> None:
+    options = {"teacher": str(teacher), "on": "all", "estimator": estimator}
+    with opened_with(values, {"name": "distill", "options": options}) as opened:
+        groups, inputs = sample_groups(opened, 1, 0, 3), TermInputs(opened)
+        trees = credited(opened, groups)
+        segment = trees[1].segments[2]
+        filling = segment.ids.clone()
+        filling[-1] = 900  # one row behind the teacher's last
+        odd = [*trees[1].segments[:2], replace(segment, ids=filling), *trees[1].segments[3:]]
+        trees[1] = replace(trees[1], segments=tuple(odd))
+        found = inputs.noted(groups, trees, 1)
+    taught = [[bool(one.columns["taught"].any()) for one in tree.segments[1:]] for tree in found]
+    assert taught == [[True] * 4, [True, False, True, True], [True] * 4]
+    assert [segment for tree in found for segment in tree.segments if "unreadable" in segment.columns] == [
+        found[1].segments[2]
+    ]
+
+
+def test_a_head_that_ends_before_the_tokenizer_is_refused(values: dict[str, Any], teacher: Path) -> None:
+    with opened_with(values) as opened:
+        last = max(set(opened.policy.tokenizer.get_vocab().values()) - set(opened.policy.banned.tolist()))
+        model = Qwen3ForCausalLM.from_pretrained(teacher)
+        model.resize_token_embeddings(last)
+        model.save_pretrained(teacher / "short")
+        opened.policy.tokenizer.save_pretrained(teacher / "short")
+        line = f"short: its head has {last} rows, and the policy may sample token {last}$"
+        with pytest.raises(ModelError, match=line):
+            load_teacher(str(teacher / "short"), opened.policy, "cpu")
 
 
 def test_masked_pictures_are_black_and_the_rest_is_as_it_was(values: dict[str, Any]) -> None:

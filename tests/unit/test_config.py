@@ -225,6 +225,10 @@ train: {learning_rates: {vision: 1e-5}, row_tokens: 512}
         ("clip: geometric, ratio: sequence", "grpo.ratio: sequence, but grpo.clip geometric clips tokens"),
         ("clip: sapo, clip_schedule: shrink", "grpo.clip_schedule: shrink, but grpo.clip sapo has no bounds"),
         ("clip: disco_b, mask_truncated: false, advantage: contrast", "train.aggregation: token_mean, but grpo.clip"),
+        (
+            "terms: [{name: distill, options: {teacher: t}}]",
+            "grpo.drop_constant_groups: true, but grpo.terms distill corrects wrong",
+        ),
         ("advantage: remax", "grpo.drop_constant_groups: true, but grpo.advantage remax learns from such groups too"),
         ("keep_mean: [0.9, 0.1]", "grpo.keep_mean: [0.9, 0.1], expected the lower bound first"),
         ("advantage: gdpo}\nscoring: {combine: product", "scoring.combine: product, but grpo.advantage gdpo sums"),
@@ -282,7 +286,7 @@ def test_columns_and_spans() -> None:
 
 def test_one_answer_will_do_where_none_are_compared(tmp_path: Path) -> None:
     one = GRPO + "rollout: {n: 1}\n"
-    alone, terms = "grpo.options={policy_weight: 0}", "grpo.terms=[{name: distill, options: {teacher: t}}]"
+    alone, terms = "grpo.options={policy_weight: 0}", "grpo.terms=[{name: imitation}]"
     loss = [alone, terms, "grpo.drop_constant_groups=false"]
     assert load_config(write(tmp_path, one), loss).rollout.n == 1
     (line,) = mistakes(tmp_path, one, *loss[:2])

@@ -246,7 +246,10 @@ def test_terms_are_added_with_their_weights_and_named_apart() -> None:
         ({"terms": [{"name": "imitation", "options": {"end": -1}}]}, "options.end: -1, expected a number at least 0"),
         ({"terms": [{"name": "imitation", "options": {"schedule": 1}}]}, "1, expected one of constant, linear, cosine"),
         ({"terms": [{"name": "imitation", "options": {"by_entropy": 1}}]}, "by_entropy: 1, expected true or false"),
-        ({"terms": [{"name": "distill"}]}, "options.teacher: missing; distill needs it (folder of a checkpoint"),
+        (
+            {"terms": [{"name": "distill"}], "drop_constant_groups": False},
+            "options.teacher: missing; distill needs it (folder of a checkpoint",
+        ),
         ({"terms": [{"name": "perception"}] * 2}, "grpo.terms: perception is given twice, expected once"),
         ({"terms": [{"name": "perception", "options": {"mask_ratio": 1.5}}]}, "a number at least 0 and at most 1"),
         ({"terms": [{"name": "imitate"}]}, "grpo.terms.0.name: got 'imitate'"),

@@ -97,7 +97,8 @@ def test_processes_and_stages_share_what_they_partition(tiny_vl: Path, tmp_path:
 def test_a_teacher_is_held_as_well(tiny_vl: Path, tiny_omni: Path, tmp_path: Path) -> None:
     def parts(teacher: Path, processes: int = 1, **train: Any) -> dict[str, int]:
         terms = [{"name": "distill", "options": {"teacher": str(teacher)}}]
-        config = settings(tiny_vl, grpo={"terms": terms}, train={"row_tokens": 512, **train})
+        grpo = {"terms": terms, "drop_constant_groups": False}
+        config = settings(tiny_vl, grpo=grpo, train={"row_tokens": 512, **train})
         policy = load_policy(config.model, trained=False)
         return forecast(policy.family, policy.base.config, config, 100, processes).parts
 
