@@ -110,13 +110,12 @@ def by_token(lam: float, values_AL: Tensor) -> Tensor:
     ids = answers("now")
     code = (EVERY * 6 ** torch.arange(toy.L)).sum(-1)
     place = torch.full((6**toy.L,), -1).index_put((code,), torch.arange(len(EVERY)))
-    which = place[(ids * 6 ** torch.arange(toy.L)).sum(-1)].flatten()
-    lengths = MASK[which].sum(-1).long().tolist()
-    values = [values_AL[answer, :length] for answer, length in zip(which.tolist(), lengths, strict=True)]
-    found = judged(
-        toy.reward(ids).flatten().tolist(), values, [torch.zeros_like(one) for one in values], gamma=1.0, lam=lam
-    )
-    return pad_sequence([one.advantage for one in found], batch_first=True).reshape(*ids.shape[:2], toy.L)
+    which_NG = place[(ids * 6 ** torch.arange(toy.L)).sum(-1)]
+    # Answers that are equal have equal advantages: those of all answers, looked up.
+    lengths = MASK.sum(-1).long().tolist()
+    values = [row[:length] for row, length in zip(values_AL, lengths, strict=True)]
+    found = judged(toy.reward(EVERY).tolist(), values, [torch.zeros_like(row) for row in values], gamma=1.0, lam=lam)
+    return pad_sequence([one.advantage for one in found], batch_first=True)[which_NG]
 
 
 @cache
