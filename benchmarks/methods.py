@@ -146,7 +146,7 @@ def settings(
         },
         "rollout": {"n": 8, "max_new_tokens": 24, "max_rows": 256},
         **own,
-        "grpo": {"advantage": "group_mean", "max_refills": 0, **own.get("grpo", {})},
+        "grpo": {} if sft else {"advantage": "group_mean", "max_refills": 0, **own.get("grpo", {})},
         "train": {
             "method": "sft" if sft else "grpo",
             "steps": steps,
