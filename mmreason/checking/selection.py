@@ -10,11 +10,12 @@ from mmreason.checking.rows import Row
 from mmreason.config import DataConfig
 from mmreason.difficulty import kept
 from mmreason.errors import DataError
-from mmreason.order import order_of
 
 
 def selected(rows: Sequence[Row], data: DataConfig, found: Findings) -> tuple[list[Row], list[str]]:
     """The rows that training would come to, those of the held-out data with them; and lines about what is left out."""
+    from mmreason.order import order_of  # with numpy, which a mistake in the config need not wait for
+
     train = [row.sample for row in rows if row.which == "train"]
     try:
         left = kept(data, train)
