@@ -106,10 +106,12 @@ def _check_with_model(
     """Everything that needs the checkpoint's front. Returns the rows that training could use, with their geometry."""
     from mmreason.checking.memory import forecast  # torch, which a config with mistakes need not wait for
     from mmreason.checking.prompts import encode_some, measure, open_front
+    from mmreason.training.credit import advantage_rule
     from mmreason.training.shaping import load_shaping
 
     _check_folder(config, found)
     _look("config", found, load_shaping, config)
+    _look("config", found, advantage_rule, config)
     try:
         front = open_front(config)
     except MMReasonError as error:

@@ -208,7 +208,8 @@ def explain(item: ErrorDetails, root: type[Section] = RunConfig) -> list[str]:
         return [f"{where}: required, but not given"]
     if kind == "model_type":
         return [f"{where}: got {_short(item['input'])}; expected a section with keys {', '.join(_known(loc, root))}"]
-    expected = item["msg"].replace("valid tuple", "list, as in [a, b]").replace("Tuple", "The list")
+    expected = item["msg"].removeprefix("Value error, ")
+    expected = expected.replace("valid tuple", "list, as in [a, b]").replace("Tuple", "The list")
     return [f"{where}: got {_short(item['input'])}; {expected[0].lower()}{expected[1:]}"]
 
 

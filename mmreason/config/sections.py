@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from mmreason.config.combinations import impossible
 from mmreason.config.grpo_options import OPTIONS
@@ -12,6 +12,27 @@ from mmreason.config.grpo_terms import WITH_DEMOS, option_of
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+ADVANTAGE_NAMES = (
+    "group",
+    "group_mean",
+    "batch",
+    "rloo",
+    "reinforce_pp",
+    "reinforce_pp_tokens",
+    "reinforce_pp_baseline",
+    "reinforce_pp_baseline_tokens",
+    "remax",
+    "contrast",
+    "gdpo",
+    "gae",
+)
+
+
+def _advantage(name: str) -> str:
+    """Raises ValueError for a name that is neither built in nor says where it is."""
+    if name in ADVANTAGE_NAMES or ":" in name:
+        return name
+    raise ValueError(f"expected one of {', '.join(ADVANTAGE_NAMES)}, or your own as file.py:name")
 
 
 class Section(BaseModel):
@@ -225,25 +246,13 @@ class TermConfig(Section):
 class GrpoConfig(Section):
     """docs/algorithms.md has the equation and the source of every choice."""
 
-    advantage: Literal[
-        "group",
-        "group_mean",
-        "batch",
-        "rloo",
-        "reinforce_pp",
-        "reinforce_pp_tokens",
-        "reinforce_pp_baseline",
-        "reinforce_pp_baseline_tokens",
-        "remax",
-        "contrast",
-        "gdpo",
-        "gae",
-    ] = "group"
+    advantage: Annotated[str, AfterValidator(_advantage)] = "group"
     """group: (r - mean) / std of the group; group_mean: r - mean (Dr.GRPO); batch: r - group mean, over batch std;
     rloo: leave-one-out; reinforce_pp: (r - mean) / std of the batch, _baseline: after r - group mean, _tokens: longer
     answers count more in mean and std; remax: r - r of a greedy answer; contrast: mean of right minus mean of wrong
     answers (DisCO); gdpo: every reward normalised in its group, then the sum over the batch;
-    gae: by token, against the values of a critic that is trained too (PPO)."""
+    gae: by token, against the values of a critic that is trained too (PPO).
+    Your own: file.py:name or pkg.mod:name (docs/algorithms.md)."""
     ratio: Literal["token", "sequence", "sequence_token"] = "token"
     """What is clipped: each token's ratio, or the answer's geometric mean (GSPO; GSPO-token)."""
     clip: Literal["ppo", "none", "gppo", "cispo", "sapo", "geometric", "disco_b", "disco", "disco_ratio"] = "ppo"

@@ -20,6 +20,7 @@ from mmreason.order import order_of
 from mmreason.reporting import write_report
 from mmreason.rewards import check_rewards
 from mmreason.training import terms
+from mmreason.training.credit import advantage_rule
 from mmreason.training.dpo import require_pairs, train_dpo
 from mmreason.training.grpo import train_grpo
 from mmreason.training.run import Run
@@ -70,6 +71,7 @@ def open_run(config: RunConfig, watch: Watch | None = None) -> Run:
         raise ConfigError("data.train: empty; name at least one data file")
     check_rewards(config.rewards)  # a misspelt one should not wait for data and model
     load_shaping(config)
+    advantage_rule(config)
     require_trackers(config.train.trackers)
     torch.manual_seed(config.seed)
     samples = kept(config.data, load_all(config.data, "train"))

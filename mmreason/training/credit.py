@@ -12,7 +12,10 @@ from torch.nn.functional import pad
 
 from mmreason.algorithms.advantages import ADVANTAGES, Outcomes
 from mmreason.algorithms.spans import ALL, token_advantages
+from mmreason.config import RunConfig
 from mmreason.config.columns import spans_of
+from mmreason.errors import PluginError
+from mmreason.plugins import load_symbol
 from mmreason.training.outcomes import factors_of, outcomes_of
 from mmreason.training.run import Run
 from mmreason.types import Rollout, RolloutGroup, Segment, Tree
@@ -41,9 +44,35 @@ def advantages_in(run: Run, groups: Sequence[RolloutGroup], penalties_NG: Tensor
         tokens_NG=torch.cat([_widened(tokens_NG, width, 0.0) for _, _, tokens_NG, _ in parts]),
         greedy_N=torch.cat([greedy_N for *_, greedy_N in parts]),
     )
-    advantages_NG = ADVANTAGES[config.grpo.advantage](outcomes, config.grpo.option("epsilon"))
+    advantages_NG = advantage_rule(config)(outcomes)
     first = sum(len(total_NG) for total_NG, *_ in parts[: run.engine.rank])
     return advantages_NG[first : first + len(groups)]
+
+
+def advantage_rule(config: RunConfig) -> Callable[[Outcomes], Tensor]:
+    """From outcomes to advantages [N, G]: a row of the table, or the user's own function of `Outcomes`.
+
+    Raises PluginError where that cannot be loaded, and when it gives anything but N x G finite numbers.
+    """
+    name = config.grpo.advantage
+    if name in ADVANTAGES:
+        return lambda outcomes: ADVANTAGES[name](outcomes, config.grpo.option("epsilon"))
+    function = load_symbol(name, ADVANTAGES, "mmreason.advantages")
+    if not callable(function):
+        raise PluginError(f"grpo.advantage: {name} is a {type(function).__name__}; expected a function of Outcomes")
+    return lambda outcomes: _sound(function(outcomes), name, outcomes.total_NG.shape)
+
+
+def _sound(made: object, name: str, shape: torch.Size) -> Tensor:
+    """What a user's advantage gave, where it is one number for every answer."""
+    wanted = f"expected a tensor {list(shape)} of finite numbers, 0 where total_NG is NaN"
+    if not isinstance(made, Tensor):
+        raise PluginError(f"grpo.advantage: {name} gave a {type(made).__name__}; {wanted}")
+    if made.shape != shape:
+        raise PluginError(f"grpo.advantage: {name} gave a tensor {list(made.shape)}; {wanted}")
+    if not made.isfinite().all():
+        raise PluginError(f"grpo.advantage: {name} gave {int((~made.isfinite()).sum())} numbers not finite; {wanted}")
+    return made.double()
 
 
 def _widened(values: Tensor, width: int, filling: float) -> Tensor:

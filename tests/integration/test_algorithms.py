@@ -8,18 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
+from mmreason.algorithms.advantages import Outcomes
 from mmreason.config import build_config
 from mmreason.demo.media import DemoFiles
-from mmreason.errors import ConfigError
+from mmreason.errors import ConfigError, PluginError
 from mmreason.rollout.base import SamplingParams
 from mmreason.training import open_run, run
 from mmreason.training.collect import sample_groups
-from mmreason.training.credit import advantages_of, credit
+from mmreason.training.credit import advantage_rule, advantages_of, credit
 from mmreason.training.grpo import penalties, with_logprobs
 from mmreason.training.outcomes import outcomes_of
 from mmreason.training.update import rows_of
 from tests.integration.runs import config, metrics, weights
+from tests.test_docs import blocks
 
 TRAIN = {"steps": 2, "prompts_per_step": 2, "save_every": 100}
 SHORT = {"n": 4, "max_new_tokens": 8}
@@ -178,3 +181,50 @@ def test_remax_compares_with_a_greedy_answer_even_alone(tiny_omni: Path, demo_da
     (line, _) = _train(tmp_path / "run", tiny_omni, demo_data, **sections)
     assert line["groups/kept"] == 4
     assert line["grad_norm"] > 0
+
+
+def test_the_advantage_of_the_algorithms_page_trains_as_it_stands(
+    tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path
+) -> None:
+    """Under 30 lines with its config, in a user's own folder."""
+    (code,) = blocks("docs/algorithms.md", "python")
+    (text,) = [text for text in blocks("docs/algorithms.md", "yaml") if "median.py" in text]
+    assert len((code + text).splitlines()) < 30
+    (tmp_path / "median.py").write_text(code)
+    (tmp_path / "three.py").write_text("def reward(sample, text):\n    return float(len(text) % 3)\n")
+    grpo = {"advantage": str(tmp_path / yaml.safe_load(text)["grpo"]["advantage"])}
+    sections = {"grpo": grpo, "rewards": [{"name": f"{tmp_path}/three.py:reward"}], "train": {**TRAIN, "steps": 1}}
+    values = config(tmp_path / "opened", tiny_omni, demo_data, "grpo", **sections, rollout=SHORT)
+    with contextlib.closing(open_run(build_config(values, "test"))) as opened:
+        groups = sample_groups(opened, 1, 0, 2)
+        found = advantages_of(opened, groups, torch.zeros(2, 4))[..., 0]
+    rewards = [sorted(float(score.total or 0) for score in group.scores) for group in groups]
+    # nanmedian takes the lower of the two in the middle
+    assert found.sort().values.tolist() == [[reward - row[1] for reward in row] for row in rewards]
+    (line,) = _train(tmp_path / "run", tiny_omni, demo_data, **sections)
+    assert line["grad_norm"] > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("3", "is a int; expected a function of Outcomes"),
+        ("lambda outcomes: 3", r"gave a int; expected a tensor \[1, 2\] of finite numbers, 0 where total_NG is NaN"),
+        ("lambda outcomes: outcomes.greedy_N", r"gave a tensor \[1\]; expected a tensor \[1, 2\]"),
+        ("lambda outcomes: outcomes.total_NG / 0", "gave 2 numbers not finite; expected"),
+    ],
+)
+def test_what_is_no_advantage(tmp_path: Path, body: str, line: str) -> None:
+    (tmp_path / "mine.py").write_text(f"rule = {body}\n")
+    name = f"{tmp_path}/mine.py:rule"
+    values = {"run_dir": "r", "model": {"path": "m"}, "grpo": {"advantage": name}, "rewards": [{"name": "accuracy"}]}
+    none = torch.zeros(1)
+    one = Outcomes(
+        total_NG=torch.tensor([[1.0, 0.0]]),
+        parts_NGK=torch.zeros(1, 2, 1),
+        weights_K=none,
+        tokens_NG=torch.ones(1, 2),
+        greedy_N=none,
+    )
+    with pytest.raises(PluginError, match=f"^grpo.advantage: {name} {line}"):
+        advantage_rule(build_config(values, "test"))(one)

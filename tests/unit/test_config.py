@@ -15,6 +15,7 @@ from mmreason.algorithms.ratios import RATIOS
 from mmreason.config import GrpoConfig, RunConfig, build_config, inspect_config, leaf_keys, load_config
 from mmreason.config.columns import columns_of, spans_of, tags_of
 from mmreason.config.grpo_options import OPTIONS
+from mmreason.config.sections import ADVANTAGE_NAMES
 from mmreason.errors import ConfigError
 
 GRPO = """
@@ -207,6 +208,7 @@ train: {learning_rates: {vision: 1e-5}, row_tokens: 512}
         ("options: {replay: 0.1}", "grpo.options.replay_below: missing; options.replay needs it"),
         ("options: {replay_below: 0.1}", "grpo.options.replay_below: options.replay is 0, which does not read it"),
         ("options: {temperature_low: 1}", "grpo.options.temperature_low: rollout.entropy_target is not set, which"),
+        ("advantage: grop", "grpo.advantage: got 'grop'; expected one of group, group_mean, batch, rloo,"),
         ("options: {gamma: 0.9}", "grpo.options.gamma: grpo.advantage is group, which does not read it; drop"),
         ("advantage: gae", "grpo.drop_constant_groups: true, but grpo.advantage gae learns from such groups too"),
         (
@@ -326,8 +328,9 @@ def test_names_of_algorithms_are_those_of_the_tables() -> None:
         "kl_schedule": KL_SCHEDULES,
         "off_policy": ["none", *CORRECTIONS],
     }
-    for key, rows in tables.items():
-        assert set(get_args(GrpoConfig.model_fields[key].annotation)) == set(rows), key
+    assert set(ADVANTAGE_NAMES) == set(tables["advantage"])
+    for key in tables.keys() - {"advantage"}:
+        assert set(get_args(GrpoConfig.model_fields[key].annotation)) == set(tables[key]), key
     for name, option in OPTIONS.items():
         assert set(option.read_by) <= set(tables.get(option.key, ()))
         assert name in (GrpoConfig.model_fields["options"].description or "")
