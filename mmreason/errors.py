@@ -78,3 +78,7 @@ class RewardError(MMReasonError):
 
 class CheckpointError(MMReasonError):
     """A checkpoint is torn, of another run, or cannot be written."""
+
+
+class EngineError(MMReasonError):
+    """An engine that samples answers cannot be used, does not answer in time, or has other weights than the trainer."""

@@ -19,8 +19,7 @@ from torch import Tensor
 from mmreason.config import RunConfig
 from mmreason.errors import DataError, MMReasonError
 from mmreason.evaluation.verb import Parts, opened_parts, sampling_engine
-from mmreason.rollout.base import SamplingParams
-from mmreason.rollout.hf import cut
+from mmreason.rollout.base import SamplingParams, cut
 from mmreason.training.watch import watching
 from mmreason.types import Rollout, Sample, Segment
 

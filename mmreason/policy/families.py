@@ -20,6 +20,8 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from mmreason.errors import ConfigError, ModelError
+from mmreason.policy import engine_fields
+from mmreason.policy.engine_fields import EngineFields
 from mmreason.policy.positions import MediaRules
 from mmreason.processors.base import MediaTraits
 from mmreason.types import CoordinateFrame
@@ -69,6 +71,8 @@ class Family:
     """Model config -> placeholder ids and position constants."""
     traits: Callable[[Any], MediaTraits]
     """Model config -> what processors need to know."""
+    engine_fields: EngineFields
+    """What vLLM calls the tensors of each kind of media."""
     shrink: Callable[[Any, int], None]
     """(model config, width of the language model): make the towers tiny, for the check at start-up."""
 
@@ -262,6 +266,7 @@ _QWEN2_5_VL = Family(
     text_types=("qwen2_5_vl_text",),
     rules=_qwen2_5_vl_rules,
     traits=_qwen2_5_vl_traits,
+    engine_fields=engine_fields.QWEN2_5_VL,
     shrink=_shrink_qwen2_5_vl,
 )
 
@@ -275,6 +280,7 @@ FAMILIES: dict[str, Family] = {
         text_types=("qwen2_vl_text",),
         rules=_vision_rules,
         traits=_qwen2_vl_traits,
+        engine_fields=engine_fields.QWEN2_VL,
         shrink=_shrink_qwen2_vl,
     ),
     "qwen2_5_vl": _QWEN2_5_VL,
@@ -288,6 +294,7 @@ FAMILIES: dict[str, Family] = {
         text_types=("qwen3_vl_text",),
         rules=_qwen3_vl_rules,
         traits=_qwen3_vl_traits,
+        engine_fields=engine_fields.QWEN3_VL,
         shrink=_shrink_qwen3_vl,
     ),
     "qwen2_audio": Family(
@@ -315,6 +322,7 @@ FAMILIES: dict[str, Family] = {
         text_types=("qwen2",),
         rules=_qwen2_audio_rules,
         traits=_qwen2_audio_traits,
+        engine_fields=engine_fields.QWEN2_AUDIO,
         shrink=_shrink_qwen2_audio,
     ),
     "qwen2_5_omni": Family(
@@ -347,6 +355,7 @@ FAMILIES: dict[str, Family] = {
         text_types=("qwen2_5_omni_text",),
         rules=_omni_rules,
         traits=_omni_traits,
+        engine_fields=engine_fields.QWEN2_5_OMNI,
         shrink=_shrink_omni,
     ),
 }

@@ -6,9 +6,10 @@ prompt, with the texts. Sampled ids are never turned into text and back.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -53,6 +54,19 @@ class SamplingParams:
             raise ConfigError("stop: an empty text would end every answer at once; leave it out")
 
 
+Context = Sequence[Segment]
+"""A path of segments from a prompt down to what the next segment continues."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One sampled continuation."""
+
+    segment: Segment
+    text: str
+    finish_reason: Literal["stop", "length"]
+
+
 class Engine(Protocol):
     """Samples answers. The same prompt and seed give the same answer, whatever is beside it (up to rounding)."""
 
@@ -72,9 +86,42 @@ class Engine(Protocol):
         ...
 
 
+class AnswerEngine(ABC):
+    """What engines have in common: whoever can `sample` offers the whole of `Engine`."""
+
+    weight_version = 0
+
+    @abstractmethod
+    def sample(self, contexts: Sequence[Context], params: SamplingParams, seeds: Sequence[int]) -> list[Answer]:
+        """One answer below each path of segments; `seeds[i]` belongs to path i."""
+
+    def generate(
+        self, prompts: Sequence[Segment], n: int, params: SamplingParams, seeds: Sequence[Sequence[int]]
+    ) -> list[tuple[Rollout, ...]]:
+        """n answers to each prompt; `seeds[i][j]` belongs to answer j of prompt i."""
+        assert [len(row) for row in seeds] == [n] * len(prompts), "one seed per prompt and answer"
+        flat = [seed for row in seeds for seed in row]
+        answers = self.sample([(prompt,) for prompt in prompts for _ in range(n)], params, flat)
+        rollouts = [
+            Rollout(text=answer.text, segments=(answer.segment,), finish_reason=answer.finish_reason, seed=seed)
+            for answer, seed in zip(answers, flat, strict=True)
+        ]
+        return [tuple(rollouts[start : start + n]) for start in range(0, len(rollouts), n)]
+
+    def extend(self, contexts: Sequence[Context], params: SamplingParams, seeds: Sequence[int]) -> list[Segment]:
+        """One policy segment below each path; its parent is the path's last segment."""
+        return [answer.segment for answer in self.sample(contexts, params, seeds)]
+
+
 class TextDecoder(Protocol):
     """Turns sampled ids into text: `encode.Encoder`."""
 
     def text(self, ids: Tensor) -> str:
         """The text of sampled ids, end tokens left out."""
         ...
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+    """The text up to the first end of a stop text in it."""
+    ends = [text.index(mark) + len(mark) for mark in stop if mark in text]
+    return text[: min(ends)] if ends else text

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,26 +20,14 @@ from transformers import Cache
 
 from mmreason.collate import merge_media
 from mmreason.policy.policy import Policy
-from mmreason.rollout.base import SamplingParams, TextDecoder
+from mmreason.rollout.base import Answer, AnswerEngine, Context, SamplingParams, TextDecoder, cut
 from mmreason.rollout.cache import growing_cache
 from mmreason.rollout.sampling import draw, log_probs, uniforms
 from mmreason.support import Step, by_row
-from mmreason.types import Rollout, Segment
-
-Context = Sequence[Segment]
-"""A path of segments from a prompt down to what the next segment continues."""
+from mmreason.types import Segment
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One sampled continuation."""
-
-    segment: Segment
-    text: str
-    finish_reason: Literal["stop", "length"]
-
-
-class HFEngine:
+class HFEngine(AnswerEngine):
     """Samples from a `Policy` on the device where it lies. See `rollout.base.Engine`.
 
     max_rows: answers decoded side by side; all answers to one prompt stay together where they fit.
@@ -48,27 +36,9 @@ class HFEngine:
 
     def __init__(self, policy: Policy, decoder: TextDecoder, max_rows: int = 64, max_tokens: int = 32768) -> None:
         self.policy, self.decoder, self.max_rows, self.max_tokens = policy, decoder, max_rows, max_tokens
-        self.weight_version = 0
-
-    def generate(
-        self, prompts: Sequence[Segment], n: int, params: SamplingParams, seeds: Sequence[Sequence[int]]
-    ) -> list[tuple[Rollout, ...]]:
-        """n answers to each prompt; `seeds[i][j]` belongs to answer j of prompt i."""
-        assert [len(row) for row in seeds] == [n] * len(prompts), "one seed per prompt and answer"
-        flat = [seed for row in seeds for seed in row]
-        answers = self.sample([(prompt,) for prompt in prompts for _ in range(n)], params, flat)
-        rollouts = [
-            Rollout(text=answer.text, segments=(answer.segment,), finish_reason=answer.finish_reason, seed=seed)
-            for answer, seed in zip(answers, flat, strict=True)
-        ]
-        return [tuple(rollouts[start : start + n]) for start in range(0, len(rollouts), n)]
-
-    def extend(self, contexts: Sequence[Context], params: SamplingParams, seeds: Sequence[int]) -> list[Segment]:
-        """One policy segment below each path; its parent is the path's last segment."""
-        return [answer.segment for answer in self.sample(contexts, params, seeds)]
 
     def sample(self, contexts: Sequence[Context], params: SamplingParams, seeds: Sequence[int]) -> list[Answer]:
-        """`extend` with the texts and why each answer ended."""
+        """One answer below each path of segments; `seeds[i]` belongs to path i."""
         assert len(contexts) == len(seeds), "one seed per context"
         answers: dict[int, Answer] = {}
         with _sampling_mode(self.policy):
@@ -298,9 +268,3 @@ def _batches(contexts: Sequence[Context], max_rows: int, max_tokens: int) -> lis
             batches += [group[start : start + max_rows] for start in range(0, len(group), max_rows)]
             prompts = 1
     return batches
-
-
-def cut(text: str, stop: Sequence[str]) -> str:
-    """The text up to the first end of a stop text in it."""
-    ends = [text.index(mark) + len(mark) for mark in stop if mark in text]
-    return text[: min(ends)] if ends else text

@@ -17,7 +17,7 @@ from mmreason.data import load_all
 from mmreason.demo.media import DemoFiles
 from mmreason.errors import ConfigError, MMReasonError
 from mmreason.evaluation.verb import Parts, opened_parts, sampling_engine
-from mmreason.rollout.hf import cut
+from mmreason.rollout.base import cut
 from mmreason.training import run
 from mmreason.types import Segment
 from tests.integration.runs import config, metrics

@@ -15,8 +15,8 @@ from mmreason.collate import merge_media, pack
 from mmreason.config import LoraConfig, ModelConfig
 from mmreason.policy.families import FAMILIES
 from mmreason.policy.policy import Policy, load_policy
-from mmreason.rollout.base import SamplingParams
-from mmreason.rollout.hf import HFEngine, _batches, cut
+from mmreason.rollout.base import SamplingParams, cut
+from mmreason.rollout.hf import HFEngine, _batches
 from mmreason.types import MediaTensors, Rollout, Segment, Tree
 from tests.parity.trees import Maker
 
