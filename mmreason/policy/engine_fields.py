@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from mmreason.policy.positions import MediaRules, step_times
 from mmreason.types import MediaTensors
 
-Maker = Callable[[MediaTensors, MediaRules], Tensor]
+Maker = Callable[[MediaTensors], Tensor]
 """Makes one tensor of an item for the engine."""
 
 
@@ -37,37 +35,22 @@ EngineFields = Mapping[str, tuple[EngineField, ...]]
 
 def whole(name: str) -> Maker:
     """The item's tensor as it is."""
-    return lambda item, rules: item.kwargs[name]
+    return lambda item: item.kwargs[name]
 
 
 def first(name: str) -> Maker:
     """The item's tensor without its first dimension, which counts items."""
-    return lambda item, rules: item.kwargs[name][0]
+    return lambda item: item.kwargs[name][0]
 
 
-def frames(item: MediaTensors, rules: MediaRules) -> Tensor:
+def frames(item: MediaTensors) -> Tensor:
     """int64 []: mel frames that are sound."""
     return item.kwargs["feature_attention_mask"][0].sum()
 
 
-def heard(item: MediaTensors, rules: MediaRules) -> Tensor:
+def heard(item: MediaTensors) -> Tensor:
     """[mel, frames]: the mel frames that are sound."""
-    return item.kwargs["input_features"][0][:, : int(frames(item, rules))]
-
-
-def seconds(item: MediaTensors, rules: MediaRules) -> Tensor:
-    """float64 []: seconds per step of a video that make vLLM's time positions those of the trainer.
-
-    Both truncate step x seconds x positions per second, transformers in float32 and vLLM in float64, so at whole
-    numbers they differ by one: 2 steps of 3.3 s at 25 a second are at 165 or at 164. The seconds returned are the
-    middle of those that truncate, in float64, to what the trainer has; where float32 rounds some steps up and others
-    down, there are none, and one of them stays off by one.
-    """
-    assert rules.positions_per_second is not None
-    places = step_times(item, rules).long().tolist()
-    low = max((place / step for step, place in enumerate(places) if step), default=0.0)
-    high = min(((place + 1) / step for step, place in enumerate(places) if step), default=2 * low + 1)
-    return torch.tensor((low + high) / 2 / rules.positions_per_second, dtype=torch.float64)
+    return item.kwargs["input_features"][0][:, : int(frames(item))]
 
 
 _IMAGE = (
@@ -80,10 +63,13 @@ _VIDEO = (
 )
 
 
-_TIMED = (*_VIDEO, EngineField(name="second_per_grid_ts", make=seconds))
+def _timed(name: str) -> tuple[EngineField, ...]:
+    """A video with its seconds per step of the time axis, which the trainer's forward calls `name`."""
+    return (*_VIDEO, EngineField(name="second_per_grid_ts", make=first(name)))
+
 
 QWEN2_VL: EngineFields = {"image": _IMAGE, "video": _VIDEO}
-QWEN2_5_VL: EngineFields = {"image": _IMAGE, "video": _TIMED}
+QWEN2_5_VL: EngineFields = {"image": _IMAGE, "video": _timed("second_per_grid_ts")}
 QWEN3_VL: EngineFields = QWEN2_VL  # it reads the times as words
 QWEN2_AUDIO: EngineFields = {
     "audio": (
@@ -93,10 +79,7 @@ QWEN2_AUDIO: EngineFields = {
 }
 QWEN2_5_OMNI: EngineFields = {
     "image": _IMAGE,
-    "video": (
-        *_TIMED,
-        EngineField(name="use_audio_in_video", make=lambda item, rules: torch.tensor(False)),
-    ),
+    "video": _timed("video_second_per_grid"),
     "audio": (
         EngineField(name="input_audio_features", make=heard, along=1, on_cpu=False),
         EngineField(name="feature_attention_mask", make=first("feature_attention_mask")),

@@ -152,13 +152,13 @@ def _grid(item: MediaTensors, start: int, rules: MediaRules) -> Tensor:
     """Positions [3, tokens] of an image or video whose first feature is at `start`."""
     assert item.grid is not None
     steps, height, width = item.grid[0], item.grid[1] // rules.merge_size, item.grid[2] // rules.merge_size
-    times = step_times(item, rules).long()
+    times = _times(item, rules).long()
     axes = torch.meshgrid(times, torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack(axes).reshape(3, steps * height * width) + start
 
 
-def step_times(item: MediaTensors, rules: MediaRules) -> Tensor:
-    """Time position of each step of an item's grid, before truncation: float32 [steps], as transformers computes it."""
+def _times(item: MediaTensors, rules: MediaRules) -> Tensor:
+    """Time position of each step of the grid, before truncation: float32 [steps], as transformers computes it."""
     assert item.grid is not None
     steps = torch.arange(item.grid[0], dtype=torch.float32)
     if item.kind != "video" or rules.positions_per_second is None:
@@ -185,7 +185,7 @@ def _interleaved(video: MediaTensors, sound: MediaTensors, rules: MediaRules) ->
     assert video.grid is not None
     assert rules.positions_per_second is not None
     length = int(rules.positions_per_second * rules.seconds_per_chunk)
-    seen = _cuts(step_times(video, rules).repeat_interleave(video.tokens // video.grid[0]).tolist(), length)
+    seen = _cuts(_times(video, rules).repeat_interleave(video.tokens // video.grid[0]).tolist(), length)
     heard = _cuts([float(i) for i in range(sound.tokens)], length)
     turns = range(max(len(seen), len(heard)))
     pairs = [("video", seen[i : i + 1]) if kind else ("audio", heard[i : i + 1]) for i in turns for kind in (1, 0)]

@@ -90,7 +90,7 @@ def engine_input(context: Context, rules: MediaRules, fields: EngineFields) -> d
     by_kind = {kind: [place for place in places if place.item.kind == kind] for kind in fields}
     present = {kind: found for kind, found in by_kind.items() if found}
     items = {
-        kind: [MultiModalKwargsItem({f.name: _element(f, place.item, rules) for f in fields[kind]}) for place in found]
+        kind: [MultiModalKwargsItem({f.name: _element(f, place.item) for f in fields[kind]}) for place in found]
         for kind, found in present.items()
     }
     return {
@@ -111,11 +111,11 @@ def _hash(item: MediaTensors) -> str:
     return f"{item.kind}:{item.key}"
 
 
-def _element(field: EngineField, item: MediaTensors, rules: MediaRules) -> Any:
+def _element(field: EngineField, item: MediaTensors) -> Any:
     """One tensor of an item, with the rule by which vLLM joins it with those of other items."""
     from vllm.multimodal.inputs import MultiModalBatchedField, MultiModalFieldElem, MultiModalFlatField
 
-    tensor = field.make(item, rules)
+    tensor = field.make(item)
     if field.along is None:
         return MultiModalFieldElem(data=tensor, field=MultiModalBatchedField(keep_on_cpu=field.on_cpu))
     own = [*[slice(None)] * field.along, slice(0, tensor.shape[field.along])]

@@ -68,7 +68,7 @@ class Sampled:
     logprobs: Sequence[float]
     """[T]: of the sampled tokens."""
     candidates: Sequence[Sequence[tuple[int, float]]] = ()
-    """[T]: (id, log-prob) of the tokens that were asked for beside the sampled one, where any were."""
+    """[T]: (id, log-prob) of the sampled token and those that were asked for beside it, each once."""
     finish_reason: str | None
     """vLLM's "stop" or "length"; anything else is no answer."""
 
@@ -76,12 +76,13 @@ class Sampled:
 def sampled_of(output: Any) -> Sampled:
     """From vLLM's `CompletionOutput`, with flat log-probs."""
     flat = output.logprobs
-    ids, starts = list(output.token_ids), flat.start_indices
-    spans = list(zip(starts, flat.end_indices, strict=True))[: len(ids)]
-    pairs = [list(zip(flat.token_ids[a:b], flat.logprobs[a:b], strict=True)) for a, b in spans]
-    own = [dict(found)[token] for token, found in zip(ids, pairs, strict=True)]
-    wide = any(len(found) > 1 for found in pairs)
-    return Sampled(ids=ids, logprobs=own, candidates=pairs if wide else (), finish_reason=output.finish_reason)
+    ids = list(output.token_ids)
+    spans = list(zip(flat.start_indices, flat.end_indices, strict=True))[: len(ids)]
+    # The sampled token stands there twice where it is among those that were asked for.
+    listed = [dict(zip(flat.token_ids[a:b], flat.logprobs[a:b], strict=True)) for a, b in spans]
+    own = [found[token] for token, found in zip(ids, listed, strict=True)]
+    candidates = [list(found.items()) for found in listed]
+    return Sampled(ids=ids, logprobs=own, candidates=candidates, finish_reason=output.finish_reason)
 
 
 def answer_of(

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,12 @@ from torch import Tensor
 
 from mmreason.config import ModelConfig
 from mmreason.errors import AlignmentError, EngineError
-from mmreason.policy.engine_fields import seconds as engine_seconds
 from mmreason.policy.families import FAMILIES
 from mmreason.policy.policy import Policy, load_policy
-from mmreason.policy.positions import step_times
 from mmreason.rollout.base import SamplingParams
 from mmreason.rollout.vllm_inputs import placed
 from mmreason.rollout.vllm_params import Sampled, answer_of, request_params, support_of, wanted_logprobs
+from mmreason.rollout.vllm_worker import engine_positions, rules_of, rules_text
 from mmreason.types import MediaTensors, Segment
 from tests.parity.trees import Maker
 
@@ -84,18 +84,55 @@ def test_every_tensor_of_a_forward_has_a_field(policies: Callable[[str], Policy]
         assert {item.kind for item in items} == set(family.engine_fields) == set(policy.rules.placeholder)
         for item in items:
             for field in family.engine_fields[item.kind]:
-                assert isinstance(field.make(item, policy.rules), Tensor), (name, field.name)
+                assert isinstance(field.make(item), Tensor), (name, field.name)
 
 
-@pytest.mark.parametrize("seconds", [0.04, 0.7, 0.9, 1.0, 1.3, 2.0, 3.3, 33.3])
-def test_seconds_truncate_in_float64_to_the_trainers_positions(
-    policies: Callable[[str], Policy], seconds: float
-) -> None:
-    policy = policies("qwen2_5_omni")
-    item = Maker(policy).video(7, 4, 4, seconds)
-    assert policy.rules.positions_per_second is not None
-    factor = float(engine_seconds(item, policy.rules)) * policy.rules.positions_per_second
-    assert [int(step * factor) for step in range(7)] == step_times(item, policy.rules).long().tolist()
+@dataclass
+class Element:
+    data: Tensor
+
+
+@dataclass
+class Range:
+    offset: int
+    features: int
+
+    def get_num_embeds(self) -> int:
+        return self.features
+
+
+@dataclass
+class Feature:
+    """vLLM's MultiModalFeatureSpec, as far as it is read."""
+
+    modality: str
+    data: dict[str, Element]
+    mm_position: Range
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2_5_omni"])
+def test_a_worker_computes_the_trainers_positions(policies: Callable[[str], Policy], family: str) -> None:
+    policy = policies(family)
+    make = Maker(policy)
+    media = [make.image(4, 4), make.video(5, 4, 6, 0.7), make.image(6, 4)]
+    if policy.traits.audio_rate is not None:
+        media += [make.audio(50), make.video(3, 4, 4, 0.9), make.audio(120, joined=True), make.audio(9)]
+    prompt = make.segment(policy, media)
+    features = [
+        Feature(
+            place.item.kind,
+            {field.name: Element(field.make(place.item)) for field in policy.family.engine_fields[place.item.kind]},
+            Range(place.start, place.item.tokens),
+        )
+        for place in placed(prompt.ids, prompt.media, policy.rules)
+    ]
+    features.sort(key=lambda feature: feature.modality)
+    rules = rules_of(rules_text(policy.rules))
+    assert rules == policy.rules
+    positions, beyond = engine_positions(prompt.ids.tolist(), features, rules=rules)
+    expected, following = policy.positions(prompt, 0)
+    assert torch.equal(positions, expected)
+    assert len(prompt.ids) + beyond == following
 
 
 def test_a_request_is_plain_values() -> None:
