@@ -128,5 +128,6 @@ _LANGUAGE_FAMILY = Family(
     text_types=tuple(LANGUAGE_MODELS),
     rules=lambda config: MediaRules(placeholder={}, wrapper={}),
     traits=lambda config: MediaTraits(frame="unit", vision=False),
+    engine_fields={},
     shrink=lambda config, width: None,
 )
