@@ -12,7 +12,6 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,6 +49,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _load_entry_point(name: str, builtins: Mapping[str, Any], group: str) -> Any:
+    from importlib.metadata import entry_points  # slow to load, and hardly ever needed
+
     installed = entry_points(group=group)
     found = [entry for entry in installed if entry.name == name]
     if len(found) > 1:

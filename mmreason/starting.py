@@ -11,6 +11,7 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from mmreason.config import RunConfig, build_config
+from mmreason.config.helps import helps
 from mmreason.config.sections import Section, section_of
 from mmreason.errors import ConfigError
 
@@ -71,7 +72,7 @@ def _section(section: type[Section], chosen: dict[str, Any], indent: str) -> lis
         inner, repeated = section_of(info.annotation)
         if not indent:
             lines.append("")
-        lines += [f"{indent}# {line}" for line in textwrap.wrap(info.description or "", _WIDTH - len(indent))]
+        lines += [f"{indent}# {line}" for line in textwrap.wrap(helps(section).get(name, ""), _WIDTH - len(indent))]
         default = info.get_default(call_default_factory=True)
         if inner and not repeated and (name in chosen or isinstance(default, Section)):
             lines += [f"{indent}{name}:", *_section(inner, chosen.get(name, {}), indent + "  ")]

@@ -14,7 +14,6 @@ Other parameters of such a function are options of the reward.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -311,7 +310,11 @@ def _easyr1(function: Callable[..., Any]) -> Score1:
 
 def _settled(value: Any) -> Any:
     """What an `async def` function comes to."""
-    return asyncio.run(_awaited(value)) if inspect.isawaitable(value) else value
+    if not inspect.isawaitable(value):
+        return value
+    import asyncio  # for the few rewards that need it
+
+    return asyncio.run(_awaited(value))
 
 
 async def _awaited(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mmreason.config import RunConfig, Section, leaf_keys, load_plan
+from mmreason.config.helps import helps
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -44,7 +45,7 @@ def _help(section: type[Section], prefix: str = "") -> Iterator[tuple[str, str |
     leaves = {key.replace("[]", "") for key in leaf_keys()}
     for name, info in section.model_fields.items():
         if prefix + name in leaves:
-            yield prefix + name, info.description
+            yield prefix + name, helps(section).get(name)
         for part in (info.annotation, *getattr(info.annotation, "__args__", ())):
             if isinstance(part, type) and issubclass(part, Section):
                 yield from _help(part, f"{prefix}{name}.")

@@ -38,9 +38,7 @@ def _advantage(name: str) -> str:
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values cannot change, numbers are not read from text."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class LoraConfig(Section):

@@ -15,6 +15,7 @@ from mmreason.algorithms.ratios import RATIOS
 from mmreason.config import GrpoConfig, RunConfig, build_config, inspect_config, leaf_keys, load_config
 from mmreason.config.columns import columns_of, spans_of, tags_of
 from mmreason.config.grpo_options import OPTIONS
+from mmreason.config.helps import helps
 from mmreason.config.sections import ADVANTAGE_NAMES
 from mmreason.errors import ConfigError
 
@@ -333,7 +334,7 @@ def test_names_of_algorithms_are_those_of_the_tables() -> None:
         assert set(get_args(GrpoConfig.model_fields[key].annotation)) == set(tables[key]), key
     for name, option in OPTIONS.items():
         assert set(option.read_by) <= set(tables.get(option.key, ()))
-        assert name in (GrpoConfig.model_fields["options"].description or "")
+        assert name in helps(GrpoConfig)["options"]
     bounds, grpo = Bounds(), GrpoConfig()
     assert (bounds.low, bounds.high) == (grpo.clip_low, grpo.clip_high)
     for name in ("dual", "tau_positive", "tau_negative", "max_log_ratio"):

@@ -1,17 +1,18 @@
 """Built-ins, plug-ins by file, module and entry point, both signatures, options."""
 
+import inspect
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 from mmreason.config import RewardConfig
 from mmreason.errors import ConfigError, PluginError, RewardError
-from mmreason.rewards import REWARDS, bind, check_rewards, describe, load_reward
+from mmreason.rewards import FACTS, OPTION_CHECKS, REWARDS, bind, check_rewards, describe, load_reward
 from mmreason.rewards.base import keep_mask, lift, without_tensors
 from mmreason.types import Rollout, Sample, Score
 from tests.unit.rewards.helpers import answered, sample
@@ -30,11 +31,33 @@ value = 3
 
 
 def test_importing_rewards_is_light() -> None:
+    """Also of our own modules only those that every reward needs: a reward's module comes with its name."""
     check = (
-        "import sys, mmreason.rewards; print([m for m in ('torch', 'math_verify', 'rouge_score') if m in sys.modules])"
+        "import sys, mmreason.rewards as r; assert 'iou' in r.REWARDS and len(r.REWARDS) == len(list(r.REWARDS)) > 40; "
+        "print([m for m in ('torch', 'numpy', 'asyncio') if m in sys.modules], "
+        "sorted(m.removeprefix('mmreason.rewards.') for m in sys.modules if m.startswith('mmreason.rewards.')))"
     )
     shown = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
-    assert shown.strip() == "[]"
+    assert shown.strip() == "[] ['base', 'foreign']"
+
+
+@pytest.mark.parametrize(
+    ("table", "given", "returned"),
+    [
+        (REWARDS, ["sample", "rollouts"], list[Score]),
+        (OPTION_CHECKS, ["options"], Iterator[str]),
+        (FACTS, ["options"], dict[str, str]),
+    ],
+    ids=["rewards", "option checks", "facts"],
+)
+def test_every_row_of_a_table_leads_to_a_function_of_its_kind(
+    table: Mapping[str, Callable[..., Any]], given: list[str], returned: Any
+) -> None:
+    """The tables hold names of functions, which no type checker follows."""
+    assert set(table) <= set(REWARDS)
+    for name, function in table.items():
+        assert list(inspect.signature(function).parameters)[: len(given)] == given, name
+        assert get_type_hints(inspect.unwrap(function))["return"] == returned, name
 
 
 def test_describe_has_every_reward_with_a_line_and_its_options() -> None:
