@@ -80,9 +80,9 @@ class Browser:
         assert not failed, f"{url}: {failed}"
         while not any(event.get("method") == "Page.loadEventFired" for event in self._events):
             self._events.append(self._next())
-        self._evaluate(_PAINTED)
+        self.evaluate(_PAINTED)
         wall = time.perf_counter() - started
-        found = self._evaluate(_WHEN_LOADED)
+        found = self.evaluate(_WHEN_LOADED)
         broken = [f"{found['broken']} pictures do not decode"] if found["broken"] else []
         return Shown(
             url=url, seconds=found["load"] / 1000, wall=wall, bytes=self._bytes(),
@@ -97,8 +97,8 @@ class Browser:
         self._call("Emulation.setEmulatedMedia", features=[scheme])
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self._call("Emulation.setDeviceMetricsOverride", **size)
-        self._evaluate(f"[...document.querySelectorAll({json.dumps(at)})].at(-1).scrollIntoView()")
-        self._evaluate(_PAINTED)
+        self.evaluate(f"[...document.querySelectorAll({json.dumps(at)})].at(-1).scrollIntoView()")
+        self.evaluate(_PAINTED)
         path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"]))
         return path
 
@@ -106,7 +106,13 @@ class Browser:
         """By how many pixels the page overflows a window of this width."""
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
         self._call("Emulation.setDeviceMetricsOverride", **size)
-        return int(self._evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+        return int(self.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression on the page that is open, awaited. AssertionError when it throws."""
+        asked = self._call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in asked, asked
+        return asked["result"].get("value")
 
     def close(self) -> None:
         """End the browser."""
@@ -124,11 +130,6 @@ class Browser:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-    def _evaluate(self, expression: str) -> Any:
-        asked = self._call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in asked, asked
-        return asked["result"].get("value")
 
     def _call(self, method: str, **parameters: Any) -> Any:
         return self._ask(method, session=self._session, **parameters)

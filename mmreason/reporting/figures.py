@@ -37,13 +37,14 @@ def media_figures(group: Mapping[str, Any]) -> str:
 def _figure(item: Mapping[str, Any]) -> str:
     name = str(item.get("name") or item.get("path") or item.get("kind"))[:_LONGEST]
     pictures = _pictures(item, name)
-    sound = _wave(item.get("wave")) + _picture(item.get("spectrogram"), f"spectrogram of {name}", enlarge=False)
+    pitch = _picture(item.get("spectrogram"), f"spectrogram of {name}", enlarge=False)
+    sound = _wave(item.get("wave")) + pitch
     if not pictures and not sound:
         problem = str(item.get("problem") or "no preview was kept")[:_LONGEST]
         return f"<div class='media missing'><small>{escape(name)}: cannot be shown: {escape(problem)}</small></div>"
     facts = [f"{len(pictures)} frames in order"] if len(pictures) > 1 else []
     if sound:
-        facts.append(f"{as_float(item.get('seconds')):.2f} s of sound: loudness, and pitch over time")
+        facts.append(f"{as_float(item.get('seconds')):.2f} s of sound: loudness{', and pitch over time' * bool(pitch)}")
     film = f"<div class='film'>{''.join(pictures)}</div>" if pictures else ""
     return f"<div class='media'>{film}{sound}<small>{escape(', '.join([name, *facts]))}</small></div>"
 

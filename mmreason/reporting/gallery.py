@@ -12,6 +12,7 @@ from typing import Any
 from mmreason.reporting.charts import number
 from mmreason.reporting.figures import media_figures
 from mmreason.reporting.logs import as_float
+from mmreason.reporting.page import shortened
 
 Group = Mapping[str, Any]
 
@@ -169,7 +170,4 @@ def _pre(value: Any) -> str:
 
 
 def _text(value: Any, longest: int = LONGEST) -> str:
-    text = "" if value is None else str(value)
-    if len(text) > longest:
-        text = f"{text[:longest]}\n[{len(text) - longest} more characters]"
-    return escape(text)
+    return escape(shortened(value, longest))

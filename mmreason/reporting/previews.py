@@ -1,7 +1,8 @@
-"""Small pictures of a group's media, made once, when the group is logged, and kept in gallery.jsonl beside its answers.
+"""Small pictures of media, for the groups of a report and for the gallery of `mmreason infer`.
 
-So a report is made in a moment however many groups there are, also where the media are not (any more). A file that
-cannot be decoded gives its reason instead. Decoding happens as for training: in a process of its own, with a deadline.
+Those of a group are made once, when it is logged, and kept in gallery.jsonl beside its answers: so a report is made in
+a moment however many groups there are, also where the media are not (any more). A file that cannot be decoded gives
+its reason instead. Decoding happens as for training: in a process of its own, with a deadline.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,6 @@ from mmreason.processors.base import Decoded, MediaTraits
 from mmreason.processors.media import MediaLoader
 from mmreason.types import MediaRef
 
-MOST_ITEMS = 6
-"""Media items of one group that get a preview; the others are counted."""
-KEY_FRAMES = 6
-IMAGE_SIDE, FRAME_SIDE = 280, 160
-"""Pixels: about the sides of a picture, and of one key frame of a video."""
-MOST_BYTES = 12_000
-"""Of one picture, encoded."""
 BARS = 160
 """Bars of a waveform."""
 WINDOW = 640
@@ -42,6 +36,26 @@ Preview = dict[str, Any]
 """JSON: "kind", "name", and what there is of "pictures", "wave", "spectrogram", "seconds", "problem"."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewSize:
+    """How large previews are. The defaults are for a report, which shows a few dozen groups."""
+
+    items: int = 6
+    """Media items of one sample that get a preview; the others are counted."""
+    image_side: int = 280
+    """Pixels: about the side of a picture."""
+    frame_side: int = 160
+    """The same of one key frame of a video."""
+    key_frames: int = 6
+    picture_bytes: int = 12_000
+    """At most, of one picture, encoded."""
+    spectrogram: bool = True
+    """Sounds: also a picture of pitch over time."""
+
+
+REPORT = PreviewSize()
+
+
 class Previews:
     """Makes previews; its decoding process starts with the first file. Close it, or use `with`.
 
@@ -49,25 +63,26 @@ class Previews:
     `[{"kind": "image", "name": "a.png", "pictures": [{"type": "webp", "data": "...", "size": [280, 210]}]}]`
     """
 
-    def __init__(self, media: MediaConfig) -> None:
+    def __init__(self, media: MediaConfig, size: PreviewSize = REPORT) -> None:
         """media: the run's own settings, so that what it could train on can be shown."""
         small = {
             "cache_dir": None,
             "workers": 1,
             "deadline_s": min(_DEADLINE_S, media.deadline_s),
             "image_min_pixels": 1,
-            "image_max_pixels": IMAGE_SIDE**2,
+            "image_max_pixels": size.image_side**2,
             "video_min_pixels": 1,
-            "video_max_pixels": FRAME_SIDE**2,
-            "video_min_frames": min(4, KEY_FRAMES),
-            "video_max_frames": KEY_FRAMES,
+            "video_max_pixels": size.frame_side**2,
+            "video_min_frames": min(4, size.key_frames),
+            "video_max_frames": size.key_frames,
         }
+        self._size = size
         self._loader = MediaLoader(media.model_copy(update=small), _TRAITS)
 
     def of(self, refs: Sequence[MediaRef]) -> list[Preview]:
-        """One per item, in order, for the first MOST_ITEMS of them. Never fails because of a file."""
-        shown = [replace(ref, options=_cut(ref)) for ref in refs[:MOST_ITEMS]]
-        return [_preview(ref, decoded) for ref, decoded in zip(shown, self._loader.load(shown), strict=True)]
+        """One per item, in order, for the first `size.items` of them. Never fails because of a file."""
+        shown = [replace(ref, options=_cut(ref)) for ref in refs[: self._size.items]]
+        return [_preview(ref, self._loader.load([ref])[0], self._size) for ref in shown]  # one at a time in memory
 
     def close(self) -> None:
         """End the decoding process."""
@@ -85,44 +100,45 @@ def _cut(ref: MediaRef) -> dict[str, Any]:
     return {name: value for name, value in ref.options.items() if name in _TIMES}
 
 
-def _preview(ref: MediaRef, decoded: Decoded | MediaError) -> Preview:
+def _preview(ref: MediaRef, decoded: Decoded | MediaError, size: PreviewSize) -> Preview:
     name = ref.name if ref.path is None else Path(ref.path).name
     base: Preview = {"kind": ref.kind, "name": name}
     if isinstance(decoded, MediaError):
         return {**base, "problem": decoded.reason}
     if ref.kind == "audio":
-        return {**base, **_sound(decoded)}
+        return {**base, **_sound(decoded, size)}
     if ref.kind == "video":
-        pictures = [{**picture(frame), "at": round(at, 3)} for frame, at in _frames(decoded)]
-        return {**base, "pictures": pictures, **(_sound(decoded.sound) if decoded.sound else {})}
-    return {**base, "pictures": [picture(decoded.data)]}
+        pictures = [{**picture(frame, size), "at": round(at, 3)} for frame, at in _frames(decoded)]
+        return {**base, "pictures": pictures, **(_sound(decoded.sound, size) if decoded.sound else {})}
+    return {**base, "pictures": [picture(decoded.data, size)]}
 
 
 def _frames(decoded: Decoded) -> Iterator[tuple[NDArray[np.uint8], float]]:
     return zip(decoded.data, decoded.timestamps, strict=True)
 
 
-def _sound(decoded: Decoded) -> Preview:
+def _sound(decoded: Decoded, size: PreviewSize) -> Preview:
     assert decoded.rate is not None
     seconds = round(len(decoded.data) / decoded.rate, 3)
-    return {"seconds": seconds, "wave": waveform(decoded.data), "spectrogram": picture(spectrogram(decoded.data))}
+    pitch = {"spectrogram": picture(spectrogram(decoded.data), size)} if size.spectrogram else {}
+    return {"seconds": seconds, "wave": waveform(decoded.data), **pitch}
 
 
-def picture(pixels_HWC: NDArray[np.uint8]) -> Preview:
-    """An encoded picture of at most MOST_BYTES: PNG where that is small enough (few colours), else WebP."""
+def picture(pixels_HWC: NDArray[np.uint8], size: PreviewSize = REPORT) -> Preview:
+    """An encoded picture of at most `size.picture_bytes`: PNG where that is small enough (few colours), else WebP."""
     image = Image.fromarray(pixels_HWC)
     content, kind = _encoded(image, "PNG"), "png"
-    if len(content) > MOST_BYTES // 3:
-        content, kind = _webp(image), "webp"
+    if len(content) > size.picture_bytes // 3:
+        content, kind = _webp(image, size), "webp"
     return {"type": kind, "data": base64.b64encode(content).decode("ascii"), "size": [image.width, image.height]}
 
 
-def _webp(image: Image.Image) -> bytes:
+def _webp(image: Image.Image, size: PreviewSize) -> bytes:
     """The best quality that fits; a picture of mere noise is made smaller until it does."""
     while True:
         for quality in (80, 60, 35, 10):
             content = _encoded(image, "WEBP", quality=quality)
-            if len(content) <= MOST_BYTES:
+            if len(content) <= size.picture_bytes:
                 return content
         image = image.resize((max(1, image.width // 2), max(1, image.height // 2)))
 

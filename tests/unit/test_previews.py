@@ -15,7 +15,7 @@ from PIL import Image
 from mmreason.config import MediaConfig
 from mmreason.demo.media import write_demo_data
 from mmreason.reporting.figures import media_figures
-from mmreason.reporting.previews import BARS, MOST_BYTES, MOST_ITEMS, Previews, picture
+from mmreason.reporting.previews import BARS, REPORT, Previews, PreviewSize, picture
 from mmreason.types import MediaRef
 from tests.media_files import clip, tone, write_audio, write_image, write_video
 from tests.unit.test_reporting import Page
@@ -78,8 +78,24 @@ def test_bytes_of_a_data_file_are_shown(previews: Previews, tmp_path: Path) -> N
 def test_no_picture_is_large(previews: Previews) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (280, 280, 3), dtype=np.uint8)
     made = picture(noise)
-    assert len(base64.b64decode(made["data"])) <= MOST_BYTES
+    assert len(base64.b64decode(made["data"])) <= REPORT.picture_bytes
     assert pixels({"src": f"data:,{made['data']}"}).std() > 10
+
+
+def test_previews_of_another_size(tmp_path: Path) -> None:
+    clip_path = write_video(tmp_path / "a.mp4", clip(16, 320, 240), sound=tone(2.0))
+    image_path = write_image(tmp_path / "a.png", clip(1, 640, 480)[0])
+    size = PreviewSize(items=2, image_side=100, frame_side=40, key_frames=4, picture_bytes=900, spectrogram=False)
+    with Previews(MediaConfig(), size) as small:
+        refs = [MediaRef(kind="video", path=str(clip_path), sound=True), MediaRef(kind="image", path=str(image_path))]
+        video, image = small.of([*refs, *refs])
+    assert [picture["size"] for picture in video["pictures"]] == [[44, 32]] * 4
+    assert "spectrogram" not in video
+    assert "s of sound: loudness" in shown([video]).text
+    assert "pitch" not in shown([video]).text
+    (picture_of,) = image["pictures"]
+    assert 90 * 90 < picture_of["size"][0] * picture_of["size"][1] < 110 * 110
+    assert len(base64.b64decode(picture_of["data"])) <= 900
 
 
 def test_files_that_cannot_be_shown_are_named(previews: Previews, tmp_path: Path) -> None:
@@ -94,8 +110,8 @@ def test_files_that_cannot_be_shown_are_named(previews: Previews, tmp_path: Path
 
 def test_of_many_items_the_first_are_shown_and_the_rest_counted(previews: Previews, tmp_path: Path) -> None:
     path = str(write_image(tmp_path / "a.png"))
-    records = previews.of([MediaRef(kind="image", path=path)] * (MOST_ITEMS + 3))
-    assert len(records) == MOST_ITEMS
+    records = previews.of([MediaRef(kind="image", path=path)] * (REPORT.items + 3))
+    assert len(records) == REPORT.items
     assert "and 3 more" in Page(media_figures({"media": records, "more_media": 3})).text
 
 
