@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from mmreason.diagnosis import Diagnosis
     from mmreason.evaluation.sampling import Sampled
     from mmreason.evaluation.verb import Evaluation
+    from mmreason.inference.verb import Inferred
     from mmreason.scoring import ScoreSummary
 
 __version__ = "0.1.0"
-__all__ = ["check", "doctor", "evaluate", "init", "report", "sample", "score", "train"]
+__all__ = ["check", "doctor", "evaluate", "infer", "init", "report", "sample", "score", "train"]
 
 Config: TypeAlias = "RunConfig | Mapping[str, Any] | str | Path"
 
@@ -112,6 +113,20 @@ def sample(
     from mmreason.evaluation.selection import Selection
 
     return sample_config(checked, Path(out), Selection(**selection), model=model, fresh=fresh)
+
+
+def infer(source: str | Path, *overrides: str, model: str | Path, out: str | Path, **options: Any) -> Inferred:
+    """`mmreason infer`: answer a prompt about every item of a folder, an archive, a list or rows; a row each in `out`.
+
+    `options`: fields of `inference.options.InferOptions`, such as `prompt`. The same call goes on where an earlier one
+    stopped.
+    """
+    from mmreason.inference.options import InferOptions
+
+    asked = InferOptions(source=source, model=str(model), out=out, overrides=overrides, **options)
+    from mmreason.inference.verb import infer as answer_all
+
+    return answer_all(asked)
 
 
 def score(file: str | Path, *rewards: str, config: Config | None = None, out: str | Path | None = None) -> ScoreSummary:

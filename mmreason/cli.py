@@ -20,6 +20,7 @@ from typing import Literal
 
 import mmreason
 from mmreason.errors import ConfigError, DataError, MMReasonError
+from mmreason.inference.command import add_infer, options_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -160,6 +161,7 @@ def _add_verbs_of_a_config(verbs: argparse._SubParsersAction[argparse.ArgumentPa
                             "they are worth: none, shuffled, blank, noise, muted, or several: none,muted")  # fmt: skip
     evaluation.set_defaults(verb=_eval)
     _add_sample(verbs)
+    add_infer(verbs).set_defaults(verb=_infer)
 
 
 def _add_sample(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -295,6 +297,15 @@ def _sample(args: argparse.Namespace) -> int:
     if found.is_main:
         _show(found)
     return 0
+
+
+def _infer(args: argparse.Namespace) -> int:
+    values = options_of(args)
+    _quiet_libraries()
+    with _sigterm_exits():
+        found = mmreason.infer(values.pop("source"), *values.pop("overrides"), **values)
+    print(found, file=sys.stderr, flush=True)
+    return 1 if found.errors and not found.answered else 0
 
 
 def _demo(args: argparse.Namespace) -> int:

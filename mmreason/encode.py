@@ -66,8 +66,14 @@ class Encoder:
             samples = [without_media(sample) for sample in samples]
         refs = [ref for sample in samples for ref in sample.media]
         found = iter(self.pipeline.tensors(refs, view, seed))
-        media = [[next(found) for _ in sample.media] for sample in samples]
-        return [self._attempt(sample, items) for sample, items in zip(samples, media, strict=True)]
+        return [self.prompt(sample, [next(found) for _ in sample.media]) for sample in samples]
+
+    def prompt(self, sample: Sample, media: Sequence[tuple[MediaTensors, ...] | MediaError]) -> Encoded | MMReasonError:
+        """The prompt of one sample whose media are decoded already (`pipeline.tensors`), or why it cannot be used."""
+        try:
+            return self._encode(sample, media)
+        except (MediaError, DataError, AlignmentError) as error:
+            return error
 
     def lengths(self, samples: Sequence[Sample]) -> list[int | MMReasonError]:
         """Tokens of each prompt, or why it cannot be used, without decoding media: as exact as `token_counts`."""
@@ -150,14 +156,6 @@ class Encoder:
         return decoded
 
     # ---- parts of a prompt -------------------------------------------------------------------------------------------
-
-    def _attempt(
-        self, sample: Sample, found: Sequence[tuple[MediaTensors, ...] | MediaError]
-    ) -> Encoded | MMReasonError:
-        try:
-            return self._encode(sample, found)
-        except (MediaError, DataError, AlignmentError) as error:
-            return error
 
     def _length(self, sample: Sample, found: Sequence[int | MediaError]) -> int | MMReasonError:
         try:

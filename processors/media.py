@@ -23,6 +23,7 @@ from mmreason.processors.audio import resample
 from mmreason.processors.backends import choose_decoder
 from mmreason.processors.base import Decoded, Facts, MediaTraits, Plan, Refusal
 from mmreason.processors.cache import DiskCache, MemoryCache
+from mmreason.processors.kinds import Kind, kind_of
 from mmreason.processors.sampling import check_request, key_of, limits_of, plan
 from mmreason.processors.source import Source, locate
 from mmreason.processors.workers import Job, WorkerPool
@@ -93,6 +94,18 @@ class MediaLoader:
             done[item.key] = answer if isinstance(answer, Refusal) else self._finish(answer, item)
         return [item if isinstance(item, MediaError) else _named(item.ref, done[item.key]) for item in items]
 
+    def kinds(self, files: Sequence[Source]) -> list[Kind | MediaError | None]:
+        """What each file is by its content, paths located as those of references; None: no media."""
+        refs = [MediaRef(kind="file", data=f) if isinstance(f, bytes) else MediaRef(kind="file", path=f) for f in files]
+        located = [self._attempt(ref, self._source, file) for ref, file in zip(refs, files, strict=True)]
+        sources = [item for item in located if not isinstance(item, MediaError)]
+        answers = iter(self._run([(kind_of, (source,)) for source in sources]))
+        found: list[Kind | MediaError | None] = []
+        for ref, item in zip(refs, located, strict=True):
+            answer = item if isinstance(item, MediaError) else next(answers)
+            found.append(_named(ref, answer) if isinstance(answer, Refusal) else answer)
+        return found
+
     def close(self) -> None:
         """End the worker processes."""
         if self._pool is not None:
@@ -103,6 +116,9 @@ class MediaLoader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _source(self, file: Source) -> Source:
+        return file if isinstance(file, bytes) else locate(file, self._root)[0]
 
     def _locate(self, ref: MediaRef) -> tuple[Source, Memo]:
         """Where the bytes are, and what the file's facts are remembered by."""

@@ -75,7 +75,7 @@ def expect(kind: str, file: BinaryIO) -> str:
     """The format's name, if it can be media of this kind. Raises Refusal: wrong type, corrupt, truncated."""
     name = recognise(file)
     if name is None:
-        if _is_text(file):
+        if is_text(file):
             raise Refusal(WRONG_TYPE, f"expected {kind}, the content is text")
         raise Refusal(CORRUPT, "the content is no known media format")
     allowed = {"image": IMAGES, "video": FILMS | EITHER | {"GIF"}, "audio": SOUNDS | EITHER | FILMS}[kind]
@@ -87,7 +87,8 @@ def expect(kind: str, file: BinaryIO) -> str:
     return name
 
 
-def _is_text(file: BinaryIO) -> bool:
+def is_text(file: BinaryIO) -> bool:
+    """Whether the content begins as text does. The file is left at its start."""
     head = file.read(4096)
     file.seek(0)
     try:

@@ -38,9 +38,14 @@ def settings_of(config: RunConfig, samples: Sequence[Sample]) -> dict[str, Any]:
     return {
         **kept,
         **asked,
-        "model files": digest(_weights(Path(config.model.path))),
+        "model files": model_files(config.model.path),
         "questions": digest(repr(sample) for sample in samples),
     }
+
+
+def model_files(path: str) -> str:
+    """Digest of the names, sizes and times of a checkpoint's files."""
+    return digest(_weights(Path(path)))
 
 
 def _weights(folder: Path) -> Iterable[str]:

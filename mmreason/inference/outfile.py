@@ -11,6 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ class OutFile:
                     file.unlink(missing_ok=True)
             self._resume(settings)
             self._descriptor = os.open(self.rows, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            _write_whole(settings_file(out), json.dumps({"root": root, "hash": self.hash, "settings": settings}, indent=1))
+            facts = {"root": root, "hash": self.hash, "settings": settings}
+            _write_whole(settings_file(out), json.dumps(facts, indent=1))
         except OSError as error:
             raise _unwritable(out, error) from error
 
@@ -183,7 +185,7 @@ def _write_parquet(rows: Path, file: Path) -> None:
 
 
 def _batches(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    while batch := [row for _, row in zip(range(size), rows, strict=False)]:
+    while batch := list(islice(rows, size)):
         yield batch
 
 

@@ -73,9 +73,9 @@ def answered(
     *,
     prompt_tokens: int,
     seconds: float,
-    score: Score | None = None,
+    scores: Sequence[Score] = (),
 ) -> Row:
-    """The row of an item that was answered. `base`: what `described` made of it."""
+    """The row of an item that was answered. `base`: what `described` made of it. scores: one per answer, or none."""
     index, votes = majority([answer.vote for answer in answers])
     shown = answers[index]
     row = dict(base) | {
@@ -89,9 +89,11 @@ def answered(
         "truncated": shown.truncated,
         "seconds": round(seconds, 3),
     }
+    totals = [{"score": score.total} for score in scores] or [{}] * len(answers)
     if len(answers) > 1:
-        row |= {"answers": [asdict(answer) for answer in answers], "votes": votes}
-    if score is not None:
+        row |= {"answers": [asdict(a) | total for a, total in zip(answers, totals, strict=True)], "votes": votes}
+    if scores:
+        score = scores[index]
         row["score"] = {"total": score.total, "parts": dict(score.parts), "error": score.error}
     return row
 

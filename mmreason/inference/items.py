@@ -1,0 +1,282 @@
+"""What to run on: the files of a folder, the members of an archive, the lines of a list, or rows of questions.
+
+Nothing is opened here but the archive, the list or the file of rows. The order is always the same, and so are the ids:
+paths inside the root, with "/" between folders. Hidden files and what we wrote ourselves are left out.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from zlib import crc32
+
+from mmreason.config import DataConfig, DataSource
+from mmreason.data import iter_with_origins
+from mmreason.errors import ConfigError, DataError
+from mmreason.inference.archives import Member, tar_members, zip_members
+from mmreason.processors.base import Refusal
+from mmreason.processors.kinds import media_format
+from mmreason.processors.source import locate
+from mmreason.types import Sample
+
+MEDIA_ENDINGS = {
+    "image": "png jpg jpeg jpe jfif gif webp bmp tif tiff ppm pgm pbm pnm ico jp2 j2k avif heic heif",
+    "video": "mp4 m4v mov mkv webm avi mpg mpeg m2ts mts flv wmv asf 3gp 3g2 ogv",
+    "audio": "wav flac mp3 ogg oga opus m4a aac aif aiff au caf amr wma w64",
+}
+"""A file with such a name is expected to be media: one that is none has a row that says so."""
+KIND_BY_ENDING = {ending: kind for kind, endings in MEDIA_ENDINGS.items() for ending in endings.split()}
+
+ROWS_ENDINGS = (".jsonl", ".json", ".parquet")
+LIST_ENDINGS = (".txt", ".lst", ".list")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """One file of an item. Example: `File(name="birds/7.png", path=Path("/photos/birds/7.png"))`"""
+
+    name: str
+    """Its path inside the root."""
+    path: Path | None = None
+    data: bytes | None = None
+    """The content, of an archive's member."""
+    named: bool = False
+    """The user named this very file: it has a row whatever it is."""
+
+    @property
+    def source(self) -> str | bytes:
+        """Where its content is."""
+        return self.data if self.data is not None else str(self.path)
+
+    @property
+    def expected(self) -> str | None:
+        """The kind that its name speaks of."""
+        return KIND_BY_ENDING.get(PurePosixPath(self.name).suffix.lower().lstrip("."))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """What one prompt is about. Example: `Item(id="birds/7.png", files=(File(...),))`"""
+
+    id: str
+    files: tuple[File, ...] = ()
+    sample: Sample | None = None
+    """The question itself, where rows of questions are given."""
+    error: str = ""
+    """Why there is nothing to ask about."""
+    load: Callable[[], File] | None = None
+    """Reads the member of an archive; it may be called once, before the next item is taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which files of a folder or archive are taken, and how."""
+
+    include: Sequence[str] = ()
+    """Only names that match one of these: `*.png`; with a slash the whole path has to match. (): all."""
+    exclude: Sequence[str] = ()
+    recursive: bool = True
+    by_folder: bool = False
+    """A folder is one item, with all media in it."""
+    shard: tuple[int, int] = (1, 1)
+    """(i, n): the i-th of n parts, from 1; by the ids, so that new files move no other."""
+    skip: frozenset[Path] = frozenset()
+    """Files that we write."""
+
+    def takes(self, name: str) -> bool:
+        """Whether a path inside the root is taken by the patterns."""
+        return (not self.include or _matches(name, self.include)) and not _matches(name, self.exclude)
+
+    def has(self, id: str) -> bool:
+        """Whether an item belongs to this shard."""
+        return crc32(id.encode("utf-8", "backslashreplace")) % self.shard[1] == self.shard[0] - 1
+
+
+@dataclass(slots=True, kw_only=True)
+class Listing:
+    """Items in order. `total`: how many, as far as one can know without reading all of an archive."""
+
+    root: Path
+    """Where the names of files start."""
+    items: Iterator[Item]
+    total: int | None = None
+    has_rows: bool = False
+    """Items are questions with their own prompts."""
+    skipped: int = 0
+    """Files that are no media, and whose names do not say so either."""
+    notes: list[str] = field(default_factory=list)
+    """What else was left out, a line each; complete once all items are taken."""
+
+
+def list_items(source: str, selection: Selection, root: Path | None = None) -> Listing:
+    """The items of a folder, an archive, a list ("-": standard input), a file of rows, or of one media file.
+
+    root: where paths of a list or of rows start; default: the folder of the file. Raises ConfigError: nothing there,
+    an option that does not go with it; DataError: unreadable.
+    """
+    path, root = Path(source).absolute(), root and root.absolute()
+    if source == "-":
+        return _of_list(sys.stdin.read().splitlines(), root or Path.cwd(), selection)
+    if path.is_dir():
+        return _of_folder(path, selection)
+    if not path.exists():
+        raise ConfigError(f"{source}: there is no such file or folder")
+    ending = path.suffix.lower()
+    if ending in ROWS_ENDINGS:
+        return _of_rows(path, root, selection)
+    if ending in LIST_ENDINGS:
+        return _of_list(_read_lines(path), root or path.parent, selection)
+    if ending.lstrip(".") not in KIND_BY_ENDING:
+        if zipfile.is_zipfile(path):
+            return _of_archive(path, zip_members(path, selection.takes), selection)
+        if tarfile.is_tarfile(path):
+            return _of_archive(path, tar_members(path, selection.takes), selection)
+    return _of_list([path.name], path.parent, selection)
+
+
+def shown(name: str) -> str:
+    """A name that any file can hold: bytes that are no UTF-8 are written as backslash escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    last = name.rpartition("/")[2]
+    return any(fnmatchcase(name if "/" in pattern else last, pattern) for pattern in patterns)
+
+
+# ---- folders
+
+
+def _of_folder(root: Path, selection: Selection) -> Listing:
+    notes: list[str] = []
+    there = sorted(name for name in walk(root, selection, notes) if selection.takes(name))
+    names = [name for name in there if _file(root, name).expected or _is_media(root, name)]
+    if selection.by_folder:
+        groups: dict[str, list[File]] = {}
+        for name in names:
+            groups.setdefault(name.rpartition("/")[0] or ".", []).append(_file(root, name))
+        found = [Item(id=shown(folder), files=tuple(files)) for folder, files in sorted(groups.items())]
+    else:
+        found = [Item(id=shown(name), files=(_file(root, name),)) for name in names]
+    found = [item for item in found if selection.has(item.id)]
+    return Listing(root=root, items=iter(found), total=len(found), notes=notes, skipped=len(there) - len(names))
+
+
+def _is_media(root: Path, name: str) -> bool:
+    """Whether a file whose name does not say so begins as media do. What cannot be read, or lies outside, is none."""
+    try:
+        return media_format(locate(str(root / name), str(root))[0]) is not None
+    except Refusal:
+        return False
+
+
+def _file(root: Path, name: str) -> File:
+    return File(name=shown(name), path=root / name)
+
+
+def walk(root: Path, selection: Selection, notes: list[str]) -> Iterator[str]:
+    """Paths inside `root` of all files that are not hidden; links to folders are not followed.
+
+    A folder that cannot be read is a line in `notes`.
+    """
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = list(os.scandir(root / folder))
+        except OSError as error:
+            notes.append(f"{root / folder}: cannot be read ({error.strerror})")
+            continue
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.name.startswith(".") or root / name in selection.skip:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                if selection.recursive:
+                    folders.append(name)
+            elif entry.is_file() or (entry.is_symlink() and not entry.is_dir()):  # a broken link has a row
+                yield name
+
+
+# ---- lists and rows
+
+
+def _of_list(lines: Sequence[str], root: Path, selection: Selection) -> Listing:
+    if selection.by_folder:
+        raise ConfigError("--item folder: goes with a folder, not with a list or a file")
+    listing = Listing(root=root, items=iter(()))
+    names = dict.fromkeys(_inside(line.strip(), root) for line in lines if line.strip())
+    if repeated := sum(bool(line.strip()) for line in lines) - len(names):
+        listing.notes.append(f"{repeated} lines of the list name a file again")
+    found = [
+        Item(id=shown(name), files=(File(name=shown(name), path=root / name, named=True),))
+        for name in names
+        if selection.takes(name) and selection.has(shown(name))
+    ]
+    listing.items, listing.total = iter(found), len(found)
+    return listing
+
+
+def _inside(name: str, root: Path) -> str:
+    """The path from the root, where it leads there by its letters; whether it really does is seen when it is opened."""
+    path = os.path.normpath(root / name)
+    folder = os.path.normpath(root)
+    return os.path.relpath(path, folder) if path.startswith(folder.rstrip(os.sep) + os.sep) else name
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return os.fsdecode(path.read_bytes()).splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _of_rows(path: Path, root: Path | None, selection: Selection) -> Listing:
+    if selection.by_folder or selection.include or selection.exclude:
+        raise ConfigError(f"{path}: rows of questions; --item folder, --include and --exclude go with folders")
+    config = DataConfig(eval=(DataSource(path=str(path)),), media_root=None if root is None else str(root))
+
+    def items() -> Iterator[Item]:
+        for origin, sample in iter_with_origins(config, "eval"):
+            if isinstance(sample, Sample):
+                item = Item(id=sample.id, sample=sample)
+            else:
+                item = Item(id=os.path.basename(origin), error=str(sample).partition(": ")[2] or str(sample))
+            if selection.has(item.id):
+                yield item
+
+    total = sum(1 for _ in items())  # read twice, so that a format that is not known is said at once
+    return Listing(root=root or path.parent, items=items(), total=total, has_rows=True)
+
+
+# ---- archives
+
+
+def _of_archive(path: Path, members: Iterator[Member], selection: Selection) -> Listing:
+    if selection.by_folder:
+        raise ConfigError("--item folder: goes with a folder; unpack the archive")
+    listing = Listing(root=path, items=iter(()))
+
+    def items() -> Iterator[Item]:
+        seen: set[str] = set()
+        for member in members:
+            id = shown(member.name)
+            if id in seen:
+                listing.notes.append(f"{path}: {id!r} is in it again; the first is taken")
+                continue
+            seen.add(id)
+            if selection.has(id):
+                yield Item(id=id, files=(File(name=id),), error=member.error, load=_loader(id, member))
+
+    listing.items = items()
+    return listing
+
+
+def _loader(name: str, member: Member) -> Callable[[], File]:
+    return lambda: File(name=name, data=member.read())

@@ -1,0 +1,145 @@
+"""From an item to a prompt that an engine takes: find out what the files are, decode them, encode the question."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mmreason.encode import Encoder
+from mmreason.errors import DataError, MediaError, MMReasonError
+from mmreason.inference.items import File, Item
+from mmreason.inference.prompts import filled
+from mmreason.processors.kinds import Kind
+from mmreason.processors.pipeline import MediaPipeline
+from mmreason.types import MediaRef, Message, Sample, Segment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A prompt to answer."""
+
+    id: str
+    sample: Sample
+    names: tuple[str, ...]
+    """What the sample's media are called in rows, in order."""
+    prompt: Segment
+
+    @property
+    def bytes(self) -> int:
+        """Size of its media tensors."""
+        return sum(tensor.nbytes for item in self.prompt.media for tensor in item.kwargs.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bad:
+    """An item that cannot be asked about, and why."""
+
+    id: str
+    reason: str
+    sample: Sample | None = None
+    names: tuple[str, ...] = ()
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A file that is no media, and that nobody said was."""
+
+    id: str
+    bytes: int = 0
+
+
+Prepared = Ready | Bad | Skipped
+
+
+class Preparer:
+    """Prepares items, in several threads at once, each with a media pipeline of its own.
+
+    template: the prompt, None where rows have their own. sound: videos are taken with their sound.
+    """
+
+    def __init__(self, encoder: Encoder, root: Path, template: str | None, *, sound: bool = False) -> None:
+        self._encoder, self._root, self._template, self._sound = encoder, root, template, sound
+        self._lock = threading.Lock()  # tokenizers are not made for several threads
+
+    def prepare(self, item: Item, pipeline: MediaPipeline) -> Prepared:
+        """The prompt of an item, why there is none, or that it is no media."""
+        names = tuple(file.name for file in item.files)
+        if item.error:
+            return self._bad(item, names, item.error)
+        if item.sample is not None:
+            return self._row(item.id, item.sample, pipeline)
+        found = pipeline.loader.kinds([file.source for file in item.files])
+        kept = [(file, kind) for file, kind in zip(item.files, found, strict=True) if _is_wanted(file, kind)]
+        if not kept:
+            return Skipped(id=item.id)
+        names = tuple(file.name for file, _ in kept)
+        wrong = [_why(file, kind, alone=len(kept) == 1) for file, kind in kept if not isinstance(kind, Kind)]
+        if wrong:
+            return self._bad(item, names, wrong[0])
+        refs = [self._ref(file, kind) for file, kind in kept if isinstance(kind, Kind)]
+        return self._encoded(item.id, self._question(item.id, refs, names), names, pipeline)
+
+    def _row(self, id: str, sample: Sample, pipeline: MediaPipeline) -> Prepared:
+        """A question with its own prompt; the template's, where it has none."""
+        names = tuple(self._relative(ref) for ref in sample.media)
+        last = sample.messages[-1]
+        if self._template is not None and not any(isinstance(part, str) and part.strip() for part in last.content):
+            try:
+                text = filled(self._template, names, [ref.kind for ref in sample.media], sample.meta)
+            except DataError as error:
+                return Bad(id=id, reason=str(error), sample=sample, names=names)
+            asked = replace(last, content=(*last.content, text))
+            sample = replace(sample, messages=(*sample.messages[:-1], asked))
+        return self._encoded(id, sample, names, pipeline)
+
+    def _encoded(self, id: str, sample: Sample, names: tuple[str, ...], pipeline: MediaPipeline) -> Prepared:
+        media = pipeline.tensors(sample.media)
+        for name, item in zip(names, media, strict=True):
+            if isinstance(item, MediaError):
+                reason = _reason(item) if len(names) == 1 else f"{name}: {_reason(item)}"
+                return Bad(id=id, reason=reason, sample=sample, names=names)
+        with self._lock:
+            found = self._encoder.prompt(sample, media)
+        if isinstance(found, MMReasonError):
+            return Bad(id=id, reason=str(found).removeprefix(f"{id}: "), sample=sample, names=names)
+        return Ready(id=id, sample=sample, names=names, prompt=found[1])
+
+    def _question(self, id: str, refs: Sequence[MediaRef], names: Sequence[str]) -> Sample:
+        """The media, then the prompt."""
+        text = filled(self._template or "", names, [ref.kind for ref in refs], {})
+        return Sample(id=id, messages=(Message(role="user", content=(*refs, *([text] if text else []))),))
+
+    def _bad(self, item: Item, names: tuple[str, ...], reason: str) -> Bad:
+        """An item whose files were not decoded: its row shows them as what their names say they are."""
+        if item.sample is not None or not item.files:
+            return Bad(id=item.id, reason=reason, sample=item.sample)
+        refs = [MediaRef(kind=file.expected or "image", path=file.name) for file in item.files if file.name in names]
+        return Bad(id=item.id, reason=reason, sample=self._question(item.id, refs, names), names=names)
+
+    def _ref(self, file: File, kind: Kind) -> MediaRef:
+        path = None if file.path is None else str(file.path)
+        return MediaRef(kind=kind.kind, path=path, data=file.data, sound=self._sound and kind.sound)
+
+    def _relative(self, ref: MediaRef) -> str:
+        if ref.path is None:
+            return ref.name
+        root = os.path.realpath(self._root)
+        return os.path.relpath(ref.path, root) if ref.path.startswith(root + os.sep) else ref.path
+
+
+def _is_wanted(file: File, found: Kind | MediaError | None) -> bool:
+    """Media, and what was expected to be."""
+    return isinstance(found, Kind) or file.named or file.expected is not None
+
+
+def _why(file: File, found: MediaError | None, *, alone: bool) -> str:
+    reason = "wrong type (the content is no media)" if found is None else _reason(found)
+    return reason if alone else f"{file.name}: {reason}"
+
+
+def _reason(error: MediaError) -> str:
+    return f"{error.reason} ({error.detail})" if error.detail else error.reason

@@ -1,0 +1,75 @@
+"""The prompt of an item: a template with fields in braces, filled from the names of its files and its metadata.
+
+    "This is {name}, filed under {folder}. {meta.question}"
+
+A brace that begins no field ("{" before a space or a quote, as in JSON) is text; "{{name}}" writes "{name}".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from mmreason.errors import ConfigError, DataError
+from mmreason.plugins import nearest
+
+FIELDS = {
+    "name": "the file's name",
+    "stem": "the file's name without its ending",
+    "folder": "the folder's name",
+    "path": "the path inside the root",
+    "kind": "image, video or audio",
+}
+"""Fields of every item; of several files they are those of the first, but for `name`, `stem` and `kind`: a list."""
+_FIELD = re.compile(r"\{(\{)?([A-Za-z_][\w.-]*)\}(?(1)\})")
+
+
+def check_template(template: str, *, has_meta: bool) -> None:
+    """Raise ConfigError for a field that no item can have. has_meta: items are rows, with metadata of their own."""
+    for doubled, field in _FIELD.findall(template):
+        if doubled or field in FIELDS:
+            continue
+        if field.startswith("meta."):
+            if has_meta:
+                continue
+            raise ConfigError(f"--prompt: {{{field}}}: files have no metadata; fields of rows (.jsonl) can be used so")
+        known = [*FIELDS, "meta.KEY"]
+        raise ConfigError(
+            f"--prompt: {{{field}}}: no such field{nearest(field, known)}; write {{{{{field}}}}} for the text itself"
+        )
+
+
+def filled(template: str, names: Sequence[str], kinds: Sequence[str], meta: Mapping[str, Any]) -> str:
+    """The template with an item's values. names: paths of its files. Raises DataError for metadata that it lacks."""
+    values = _values(names, kinds)
+
+    def value(match: re.Match[str]) -> str:
+        doubled, field = match.groups()
+        if doubled:
+            return f"{{{field}}}"
+        return values[field] if field in values else _of_meta(field, meta)
+
+    return _FIELD.sub(value, template)
+
+
+def _values(names: Sequence[str], kinds: Sequence[str]) -> dict[str, str]:
+    paths = [PurePosixPath(name) for name in names] or [PurePosixPath()]
+    return {
+        "name": ", ".join(path.name for path in paths),
+        "stem": ", ".join(path.stem for path in paths),
+        "folder": paths[0].parent.name,
+        "path": str(paths[0]),
+        "kind": ", ".join(kinds),
+    }
+
+
+def _of_meta(field: str, meta: Mapping[str, Any]) -> str:
+    value: Any = meta
+    for key in field.split(".")[1:]:
+        if not isinstance(value, Mapping) or key not in value:
+            has = ", ".join(map(str, meta)) or "nothing"
+            raise DataError(f"prompt: no {{{field}}}; the row's meta has {has}")
+        value = value[key]
+    return str(value)

@@ -1,0 +1,211 @@
+"""`mmreason infer`: every item of a folder, an archive, a list or of rows gets one row, whatever happens to it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmreason.config import MediaConfig, RunConfig
+from mmreason.encode import Encoder
+from mmreason.errors import ConfigError
+from mmreason.inference.generate import DecodeLoop, Finished, Generator
+from mmreason.inference.items import Item, Listing, list_items
+from mmreason.inference.options import InferOptions
+from mmreason.inference.outfile import OutFile
+from mmreason.inference.prepare import Bad, Preparer, Ready, Skipped
+from mmreason.inference.progress import Progress
+from mmreason.inference.prompts import check_template
+from mmreason.inference.reader import Reader
+from mmreason.inference.rows import answered, described, failed
+from mmreason.inference.scores import Scorer
+from mmreason.policy.policy import load_policy
+from mmreason.processors.pipeline import MediaPipeline
+from mmreason.rollout.hf import HFEngine
+from mmreason.scoring import parse_reward
+
+WAIT_S = 0.5
+"""How long the loop waits for a prepared item while the engine has nothing to do, before it looks around."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inferred:
+    """What a run did. Printed, it is one line."""
+
+    out: Path
+    answered: int
+    """Rows with an answer, those of earlier starts counted."""
+    errors: int
+    """Rows without one."""
+    skipped: int
+    """Files that are no media."""
+    made: int
+    """Rows of this start."""
+    tokens: int
+    seconds: float
+
+    def __str__(self) -> str:
+        rate = f"{self.made} rows in {self.seconds:.1f} s" if self.made else "nothing left to do"
+        skipped = f", {self.skipped} files skipped (no media)" if self.skipped else ""
+        return f"{self.answered} answered, {self.errors} errors{skipped}; {rate}; {self.out}"
+
+
+def infer(options: InferOptions, say: Callable[[str], None] | None = None) -> Inferred:
+    """Answer every item that has no row yet. say: takes lines for the user (default: standard error).
+
+    Raises ConfigError (options, rows of other settings), DataError (unreadable source, unwritable file), ModelError.
+    """
+    say = say or _say
+    config = options.run_config()
+    options.params(config)
+    root = None if options.root is None else Path(options.root)
+    listing = list_items(str(options.source), options.selection, root)
+    _check_prompt(options, listing)
+    with OutFile(Path(options.out), options.settings(config, listing.root), str(listing.root),
+                 overwrite=options.overwrite) as file:  # fmt: skip
+        run = _Run(options, config, listing, file)
+        left = (item for item in listing.items if item.id not in file.done)
+        first = next(left, None)
+        if first is not None:
+            run.answer(chain([first], left), say)
+        file.finish()
+    for line in listing.notes:
+        say(line)
+    return run.result()
+
+
+def _check_prompt(options: InferOptions, listing: Listing) -> None:
+    if options.prompt is None and not listing.has_rows:
+        raise ConfigError("--prompt: missing; say what to ask about each item")
+    check_template(options.prompt or "", has_meta=listing.has_rows)
+
+
+class _Run:
+    """One start, with what it needs open."""
+
+    def __init__(self, options: InferOptions, config: RunConfig, listing: Listing, file: OutFile) -> None:
+        self.options, self.config, self.listing, self.file = options, config, listing, file
+        self.skipped = listing.skipped
+        self.progress = Progress(listing.total, sum(file.counts.values()))
+        self.stamp: dict[str, Any] = {}
+
+    def answer(self, items: Iterator[Item], say: Callable[[str], None]) -> None:
+        """Answer these items."""
+        with self._opened(items, say) as (reader, generator, scorer):
+            self.stamp = {
+                "source": self.listing.root.name,
+                "model": self.options.model,
+                "engine": generator.name,
+                "settings": self.file.hash,
+            }
+            self.progress = Progress(self.listing.total, sum(self.file.counts.values()))
+            try:
+                self._drive(reader, generator, scorer)
+            finally:
+                self.progress.close()
+
+    def result(self) -> Inferred:
+        """What was done."""
+        return Inferred(
+            out=self.file.out,
+            answered=self.file.counts["ok"],
+            errors=self.file.counts["error"],
+            skipped=self.skipped,
+            made=self.progress.items,
+            tokens=self.progress.tokens,
+            seconds=self.progress.seconds,
+        )
+
+    @contextmanager
+    def _opened(self, items: Iterator[Item], say: Callable[[str], None]) -> Iterator[tuple[Reader, Generator, Scorer]]:
+        """Model, readers and rewards. Rewards first: one that cannot be loaded is better known before the model is."""
+        options, config = self.options, self.config
+        rewards = [parse_reward(text) for text in options.rewards] or (list(config.rewards) if options.score else [])
+        with ExitStack() as stack:
+            scorer = stack.enter_context(Scorer(rewards, config.scoring, options.n, options.tags))
+            engine, generator = _decode_loop(options, config, say)
+            stack.callback(generator.close)
+            media = _for_one_reader(config.media)
+            policy = engine.policy
+            traits = policy.family.traits(policy.base.config)
+            root = None if self.listing.root.is_file() else str(self.listing.root)
+
+            def open_pipeline() -> MediaPipeline:
+                return MediaPipeline(media, traits, policy.processor, root)
+
+            preparer = Preparer(engine.decoder, self.listing.root, options.prompt, sound=options.sound)
+            reader = Reader(
+                items,
+                preparer,
+                open_pipeline,
+                threads=max(1, config.media.workers),
+                most=max(2, 2 * generator.room),
+                most_bytes=config.media.memory_gb * 1e9,
+            )
+            yield stack.enter_context(reader), generator, scorer
+
+    def _drive(self, reader: Reader, generator: Generator, scorer: Scorer) -> None:
+        """Keep the engine full; write what is finished."""
+        while True:
+            while generator.room > 0:
+                item = reader.take(0.0 if generator.waiting else WAIT_S)
+                if isinstance(item, Ready):
+                    generator.submit(item)
+                elif item is not None:
+                    self._pass_over(item)
+                else:
+                    break
+            if generator.waiting:
+                self._write(generator.advance(), scorer)
+            elif reader.ended:
+                return
+            self.progress.tick()
+
+    def _pass_over(self, item: Bad | Skipped) -> None:
+        if isinstance(item, Skipped):
+            self.skipped += 1
+            return
+        self.file.append(failed(described(item.id, item.sample, item.names, self.stamp), item.reason))
+        self.progress.add(0, failed=True)
+
+    def _write(self, finished: list[Finished], scorer: Scorer) -> None:
+        done = [one for one in finished if not one.error]
+        for one in finished:
+            if one.error:
+                base = described(one.ready.id, one.ready.sample, one.ready.names, self.stamp)
+                self.file.append(failed(base, one.error, one.seconds))
+                self.progress.add(0, failed=True)
+        if not done:
+            return
+        for one, (answers, scores) in zip(done, scorer.score(done), strict=True):
+            base = described(one.ready.id, one.ready.sample, one.ready.names, self.stamp)
+            tokens = len(one.ready.prompt.ids)
+            row = answered(base, answers, prompt_tokens=tokens, seconds=one.seconds, scores=scores)
+            self.file.append(row)
+            self.progress.add(row["tokens"], failed=False)
+
+
+def _decode_loop(options: InferOptions, config: RunConfig, say: Callable[[str], None]) -> tuple[HFEngine, DecodeLoop]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    policy = load_policy(config.model, device, trained=False)
+    traits = policy.family.traits(policy.base.config)
+    pipeline = MediaPipeline(config.media.model_copy(update={"workers": 0}), traits, policy.processor)
+    encoder = Encoder(policy.processor, policy.tokenizer, policy.rules, pipeline, config.data)
+    engine = HFEngine(policy, encoder, config.rollout.max_rows)
+    say(f"infer: our own decode loop on {device}")
+    return engine, DecodeLoop(engine, options.params(config), options.n, options.seed)
+
+
+def _for_one_reader(media: MediaConfig) -> MediaConfig:
+    """One decoding process, and no memory of media: every file is used once."""
+    return media.model_copy(update={"workers": min(1, media.workers), "memory_gb": 0.0})
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

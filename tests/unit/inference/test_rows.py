@@ -1,0 +1,150 @@
+"""Rows of batch inference, and the file that they are in."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+
+from mmreason.data import sample_from_row
+from mmreason.errors import ConfigError, DataError
+from mmreason.inference.outfile import OutFile, rows_file, settings_file
+from mmreason.inference.rows import Answer, answer_of, answered, described, failed, majority
+from mmreason.types import MediaRef, Message, Sample, Score
+
+SETTINGS: dict[str, Any] = {"model": "m", "n": 1}
+
+
+def sample(**fields: Any) -> Sample:
+    image = MediaRef(kind="image", path="/d/b/7.png", options={"max_pixels": 784})
+    clip = MediaRef(kind="video", path="/d/b/8.mp4", sound=True)
+    message = Message(role="user", content=(image, clip, "Which bird?"))
+    return Sample(id="b/7.png", messages=(message,), **fields)
+
+
+def row(id: str, settings: str, **fields: Any) -> dict[str, Any]:
+    stamp = {"source": "d", "model": "m", "engine": "hf", "settings": settings}
+    answers = [answer_of("<think>two eyes</think><answer>owl</answer>", 7, False)]
+    return {**answered(described(id, None, (), stamp), answers, prompt_tokens=9, seconds=0.5), **fields}
+
+
+def test_an_answer_is_taken_apart() -> None:
+    found = answer_of("<think>a</think><answer>x</answer> <answer> owl </answer>", 5, True)
+    assert (found.thinking, found.parsed, found.tokens, found.truncated) == ("a", "owl", 5, True)
+    assert answer_of("owl", 1, False).parsed is None
+    assert answer_of("<t>b</t><a>c</a>", 1, False, ("t", "a")).thinking == "b"
+
+
+@pytest.mark.parametrize(
+    ("votes", "expected"),
+    [([0], (0, 1)), ([0, 1, None, 1], (1, 2)), ([0, 1], (0, 1)), ([None, 1, 2, 1, 2], (1, 2)), ([None, None], (0, 0))],
+)
+def test_most_votes_win_and_the_first_of_equals(votes: list[int | None], expected: tuple[int, int]) -> None:
+    assert majority(votes) == expected
+
+
+def test_a_row_is_a_sample_with_its_answer() -> None:
+    stamp = {"source": "d", "model": "m", "engine": "hf", "settings": "s"}
+    base = described("b/7.png", sample(answer="owl", task="mcq", meta={"x": 1}), ["b/7.png", "b/8.mp4"], stamp)
+    made = answered(base, [answer_of("<answer>owl</answer>", 7, False)], prompt_tokens=9, seconds=0.12345)
+    assert list(made)[:2] == ["id", "messages"]
+    assert made["messages"][0]["content"][:2] == [
+        {"type": "image", "image": "b/7.png", "max_pixels": 784},
+        {"type": "video", "video": "b/8.mp4", "sound": True},
+    ]
+    native = {key: made[key] for key in ("id", "messages", "answer", "task", "meta", "source")}
+    again = sample_from_row(native, "r.jsonl:1", Path("/d"))
+    assert [ref.path for ref in again.media] == ["/d/b/7.png", "/d/b/8.mp4"]
+    assert (again.answer, again.task, again.meta) == ("owl", "mcq", {"x": 1})
+    assert (made["status"], made["parsed"], made["seconds"], made["tokens"]) == ("ok", "owl", 0.123, 7)
+    assert "answers" not in made
+    assert "options" not in made
+
+
+def test_several_answers_show_the_majority_and_a_score() -> None:
+    answers = [Answer(text=text, tokens=2, vote=vote) for text, vote in (("a", 0), ("b", 1), ("b", 1))]
+    scores = [Score(total=None, error="hung"), Score(total=0.5, parts={"iou": 0.5}), Score(total=0.0)]
+    made = answered({"id": "x"}, answers, prompt_tokens=1, seconds=1, scores=scores)
+    assert (made["text"], made["votes"], made["tokens"], len(made["answers"])) == ("b", 2, 6, 3)
+    assert made["score"] == {"total": 0.5, "parts": {"iou": 0.5}, "error": None}
+    assert [answer["score"] for answer in made["answers"]] == [None, 0.5, 0.0]
+    lost = failed({"id": "x"}, "corrupt\n  (no header)")
+    assert (lost["status"], lost["reason"], lost["text"]) == ("error", "corrupt (no header)", None)
+    assert set(made) - set(lost) == {"answers", "votes", "score"}
+
+
+def test_a_torn_line_is_cut_and_the_file_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "r.jsonl"
+    with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
+        file.append(row("ä.png", file.hash))
+        file.append(failed({"id": "b", "settings": file.hash}, "empty"))
+    whole = out.read_bytes()
+    with out.open("ab") as stream:
+        stream.write(b'{"id": "half' + b"x" * 100_000)
+    with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
+        assert out.read_bytes() == whole
+        assert file.done == {"ä.png", "b"}
+        assert dict(file.counts) == {"ok": 1, "error": 1}
+        file.append(row("c", file.hash))
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["ä.png", "b", "c"]
+    assert json.loads(settings_file(out).read_text())["root"] == "/d"
+    out.write_bytes(b'{"id": "nothing whole')
+    with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
+        assert not file.done
+        assert out.read_bytes() == b""
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    out = tmp_path / "r.jsonl"
+    with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
+        file.append(row("a", file.hash))
+    with pytest.raises(ConfigError, match=r"other settings \(n, prompt\); choose another --out, or --overwrite"):
+        OutFile(out, {**SETTINGS, "n": 2, "prompt": "p"}, "/d", overwrite=False)
+    assert out.read_bytes().count(b"\n") == 1
+    with OutFile(out, {**SETTINGS, "n": 2}, "/d", overwrite=True) as file:
+        assert not file.done
+    out.write_text("[]\n")
+    with pytest.raises(DataError, match=r"r\.jsonl:1: is no row"):
+        OutFile(out, SETTINGS, "/d", overwrite=False)
+    with pytest.raises(ConfigError, match=r"ends in \.jsonl, \.parquet, \.csv"):
+        OutFile(tmp_path / "r.txt", SETTINGS, "/d", overwrite=False)
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        OutFile(tmp_path / "taken" / "r.jsonl", SETTINGS, "/d", overwrite=False)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_tables_are_made_from_the_rows(tmp_path: Path, ending: str) -> None:
+    out = tmp_path / f"r.{ending}"
+    with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
+        file.append(row('a,"b"\n', file.hash, votes=2, meta={"k": [1, "ü"]}))
+        file.append(failed({"id": "c", "messages": [], "settings": file.hash}, "empty"))
+        assert not out.exists()
+        file.finish()
+    assert rows_file(out).exists()
+    if ending == "parquet":
+        rows = parquet.read_table(out).to_pylist()
+        assert (rows[0]["votes"], rows[0]["truncated"], rows[1]["text"]) == (2, False, None)
+    else:
+        with out.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        assert (rows[0]["votes"], rows[1]["text"]) == ("2", "")
+    assert [row["id"] for row in rows] == ['a,"b"\n', "c"]
+    assert json.loads(rows[0]["meta"]) == {"k": [1, "ü"]}
+    with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
+        assert file.done == {'a,"b"\n', "c"}
+
+
+def test_a_full_disk_leaves_whole_rows(tmp_path: Path, small_disk: Any) -> None:
+    disk = small_disk("64k")
+    with OutFile(disk / "r.jsonl", SETTINGS, "/d", overwrite=False) as file:
+        file.append(row("a", file.hash, text="x" * 40_000))
+        with pytest.raises(DataError, match=r"No space left"):
+            file.append(row("b", file.hash, text="x" * 40_000))
+        lines = (disk / "r.jsonl").read_bytes()
+        assert lines.endswith(b"\n")
+        assert all(json.loads(line) for line in lines.splitlines())
