@@ -103,7 +103,8 @@ class MediaLoader:
         found: list[Kind | MediaError | None] = []
         for ref, item in zip(refs, located, strict=True):
             answer = item if isinstance(item, MediaError) else next(answers)
-            found.append(_named(ref, answer) if isinstance(answer, Refusal) else answer)
+            refused = isinstance(answer, Refusal)
+            found.append(MediaError(ref.name, answer.reason, answer.detail) if refused else answer)
         return found
 
     def close(self) -> None:

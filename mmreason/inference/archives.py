@@ -50,8 +50,8 @@ def zip_members(path: Path, takes: Callable[[str], bool]) -> Iterator[Member]:
                 continue
             link = stat.S_ISLNK(info.external_attr >> 16)
             bomb = info.file_size >= RATIO_FROM and info.file_size > RATIO * max(1, info.compress_size)
-            error = _refused(info.filename, info.file_size, link) or ("packed too small to be media" if bomb else "")
-            yield Member(name=info.filename, read=_zip_reader(archive, info), error=error)
+            why = _refused(info.filename, info.file_size, link) or ("packed too small to be media" if bomb else "")
+            yield Member(name=info.filename, read=_zip_reader(archive, info), error=why)
 
 
 def tar_members(path: Path, takes: Callable[[str], bool]) -> Iterator[Member]:
@@ -64,8 +64,8 @@ def tar_members(path: Path, takes: Callable[[str], bool]) -> Iterator[Member]:
                 if info.isdir() or info.isdev() or _hidden(info.name) or not takes(info.name):
                     continue
                 count += 1
-                error = _refused(info.name, info.size, info.issym() or info.islnk())
-                yield Member(name=info.name, read=_tar_reader(archive, info), error=error)
+                why = _refused(info.name, info.size, info.issym() or info.islnk())
+                yield Member(name=info.name, read=_tar_reader(archive, info), error=why)
     except _BROKEN as error:
         where = f"damaged after {count} files: {error}"
         yield Member(name=path.name, read=lambda: b"", error=f"the archive is {where}")

@@ -93,6 +93,7 @@ class DecodeLoop:
         self._pending.append((ready, time.monotonic()))
 
     def advance(self) -> list[Finished]:
+        """Answer all that was submitted."""
         batch, self._pending = self._pending, []
         if not batch:
             return []
