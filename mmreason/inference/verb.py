@@ -10,12 +10,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mmreason.config import MediaConfig, RunConfig
-from mmreason.encode import Encoder
+from mmreason.config import RunConfig
 from mmreason.errors import ConfigError
-from mmreason.inference.generate import DecodeLoop, Finished, Generator
+from mmreason.inference.engines import open_engine
+from mmreason.inference.generate import Finished, Generator
 from mmreason.inference.items import Item, Listing, list_items
 from mmreason.inference.options import InferOptions
 from mmreason.inference.outfile import OutFile
@@ -25,9 +23,6 @@ from mmreason.inference.prompts import check_template
 from mmreason.inference.reader import Reader
 from mmreason.inference.rows import answered, described, failed
 from mmreason.inference.scores import Scorer
-from mmreason.policy.policy import load_policy
-from mmreason.processors.pipeline import MediaPipeline
-from mmreason.rollout.hf import HFEngine
 from mmreason.scoring import parse_reward
 
 WAIT_S = 0.5
@@ -129,26 +124,18 @@ class _Run:
         rewards = [parse_reward(text) for text in options.rewards] or (list(config.rewards) if options.score else [])
         with ExitStack() as stack:
             scorer = stack.enter_context(Scorer(rewards, config.scoring, options.n, options.tags))
-            engine, generator = _decode_loop(options, config, say)
-            stack.callback(generator.close)
-            media = _for_one_reader(config.media)
-            policy = engine.policy
-            traits = policy.family.traits(policy.base.config)
+            opened = open_engine(options, config, say)
+            stack.callback(opened.generator.close)
             root = None if self.listing.root.is_file() else str(self.listing.root)
-
-            def open_pipeline() -> MediaPipeline:
-                return MediaPipeline(media, traits, policy.processor, root)
-
-            preparer = Preparer(engine.decoder, self.listing.root, options.prompt, sound=options.sound)
             reader = Reader(
                 items,
-                preparer,
-                open_pipeline,
+                Preparer(opened.encoder, self.listing.root, options.prompt, sound=options.sound),
+                lambda: opened.pipeline(config.media, root),
                 threads=max(1, config.media.workers),
-                most=max(2, 2 * generator.room),
+                most=max(2, 2 * opened.generator.room),
                 most_bytes=config.media.memory_gb * 1e9,
             )
-            yield stack.enter_context(reader), generator, scorer
+            yield stack.enter_context(reader), opened.generator, scorer
 
     def _drive(self, reader: Reader, generator: Generator, scorer: Scorer) -> None:
         """Keep the engine full; write what is finished."""
@@ -189,22 +176,6 @@ class _Run:
             row = answered(base, answers, prompt_tokens=tokens, seconds=one.seconds, scores=scores)
             self.file.append(row)
             self.progress.add(row["tokens"], failed=False)
-
-
-def _decode_loop(options: InferOptions, config: RunConfig, say: Callable[[str], None]) -> tuple[HFEngine, DecodeLoop]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    policy = load_policy(config.model, device, trained=False)
-    traits = policy.family.traits(policy.base.config)
-    pipeline = MediaPipeline(config.media.model_copy(update={"workers": 0}), traits, policy.processor)
-    encoder = Encoder(policy.processor, policy.tokenizer, policy.rules, pipeline, config.data)
-    engine = HFEngine(policy, encoder, config.rollout.max_rows)
-    say(f"infer: our own decode loop on {device}")
-    return engine, DecodeLoop(engine, options.params(config), options.n, options.seed)
-
-
-def _for_one_reader(media: MediaConfig) -> MediaConfig:
-    """One decoding process, and no memory of media: every file is used once."""
-    return media.model_copy(update={"workers": min(1, media.workers), "memory_gb": 0.0})
 
 
 def _say(line: str) -> None:
