@@ -2,246 +2,158 @@
 
     python benchmarks/mutation.py                          all modules, 12 mutants of each, by a seed
     python benchmarks/mutation.py --each 0 clips rloo      every mutant of the modules with these words in their path
+    python benchmarks/mutation.py --read found.jsonl       the table of an earlier run's --out
 
-Mutants: a flipped sign or operator, a moved boundary, an index or constant one off, `min` for `max`, an upper bound
-for a lower one, `and` for `or`, a dropped `not`, True for False. Not touched: docstrings, messages, annotations,
-assertions, defaults of dataclass fields that only describe. A mutant counts as found when a test fails or hangs.
+mutants.py says what is changed. A mutant counts as found when a test fails, crashes or comes to no end; a test counts
+only if it passed with nothing changed. First the change is made in place and the tests that run the changed function
+are run, the quick ones first, up to `--seconds` of processor; what survives, and what is no function's, is then
+imported anew. Tests left out can only make the result worse, never better.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import copy
 import importlib
 import json
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import pytest
+from mutants import Mutant, mutants
+from mutation_tests import Seen, Session, Verdict, forked, imported_anew, in_place, in_session, look
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = {"mmreason/algorithms": "tests/unit/algorithms", "rewards": "tests/unit/rewards"}
-PROCESSES = ("pool", "worker", "__init__")
-"""Modules about processes and loading: they are not formulas, and their tests take seconds each."""
-PRELOADED = ("torch", "numpy", "scipy.optimize", "transformers", "pydantic", "math_verify", "rouge_score.rouge_scorer")
-LIMIT_S = 120.0
-OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-    ast.Mult: ast.Div,
-    ast.Div: ast.Mult,
-    ast.FloorDiv: ast.Mult,
-    ast.Pow: ast.Mult,
-    ast.BitAnd: ast.BitOr,
-    ast.BitOr: ast.BitAnd,
-    ast.Lt: ast.LtE,
-    ast.LtE: ast.Lt,
-    ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt,
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.And: ast.Or,
-    ast.Or: ast.And,
-}
-NAMES = {
-    "min": "max",
-    "max": "min",
-    "minimum": "maximum",
-    "maximum": "minimum",
-    "amin": "amax",
-    "amax": "amin",
-    "any": "all",
-    "all": "any",
-    "low": "high",
-    "high": "low",
-    "low_T": "high_T",
-    "high_T": "low_T",
-}
+PARTS = {"mmreason/algorithms": "tests/unit/algorithms", "mmreason/rewards": "tests/unit/rewards"}
+PROCESSES = ("pool", "worker")
+"""Modules about processes: they are not formulas, and their tests take seconds each. Only when they are named."""
+PRELOADED = (
+    *("torch", "numpy", "scipy.optimize", "transformers", "pydantic", "math_verify", "rouge_score.rouge_scorer"),
+    *("hypothesis", "pytest", "trl.trainer.grpo_trainer", "trl.trainer.dpo_trainer"),
+)
+SPARE_S = 15.0
+FILES = 6
+"""Test files collected for a change that has to be imported: each costs time."""
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One change. Example: `Mutant(path="rewards/iou.py", line=9, what="Sub -> Add", source="...")`"""
-
-    path: str
-    line: int
-    what: str
-    source: str
-
-
-def mutants(path: Path, name: str) -> list[Mutant]:
-    """Every mutant of one file, in the order of its lines."""
-    tree = ast.parse(path.read_text())
-    skipped = _untouched(tree)
-    count = len(list(ast.walk(tree)))
-    found: list[Mutant] = []
-    for place in range(count):
-        node = _nth(tree, place)
-        if id(node) in skipped:
-            continue
-        for what, change in _changes(node):
-            changed = copy.deepcopy(tree)
-            change(_nth(changed, place))
-            source = ast.unparse(ast.fix_missing_locations(changed))
-            found.append(Mutant(name, getattr(node, "lineno", 0), what, source))
-    return found
-
-
-def _nth(tree: ast.AST, place: int) -> ast.AST:
-    return next(node for i, node in enumerate(ast.walk(tree)) if i == place)
-
-
-def _untouched(tree: ast.AST) -> set[int]:
-    """Ids of nodes whose change no user could notice: annotations, docstrings, messages, assertions."""
-    roots: list[ast.AST] = []
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Assert, ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)):
-            roots.append(node)
-        roots += [part for part in (getattr(node, "annotation", None), getattr(node, "returns", None)) if part]
-        if isinstance(node, ast.Subscript) and ast.unparse(node.value) in ("Literal", "Callable"):
-            roots.append(node)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            roots.append(node)
-        if isinstance(node, ast.Call) and "lru_cache" in ast.unparse(node.func):
-            roots.append(node)
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            roots += node.decorator_list
-    return {id(inner) for root in roots for inner in ast.walk(root)}
-
-
-def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[ast.AST], None]]]:
-    if isinstance(node, (ast.BinOp, ast.BoolOp)) and type(node.op) in OPERATORS:
-        yield _swap(node.op, lambda target, new: setattr(target, "op", new))
-    if isinstance(node, ast.AugAssign) and type(node.op) in OPERATORS:
-        yield _swap(node.op, lambda target, new: setattr(target, "op", new))
-    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in OPERATORS:
-        yield _swap(node.ops[0], lambda target, new: setattr(target, "ops", [new]))
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not, ast.Invert)):
-        yield f"without {type(node.op).__name__}", lambda target: setattr(target, "op", ast.UAdd()) if isinstance(
-            node.op, ast.USub
-        ) else _replace_not(target)
-    if isinstance(node, ast.Constant):
-        yield from _constants(node)
-    if isinstance(node, ast.Attribute) and node.attr in NAMES:
-        yield f"{node.attr} -> {NAMES[node.attr]}", lambda target: setattr(target, "attr", NAMES[node.attr])
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in NAMES:
-        new = NAMES[node.func.id]
-        yield f"{node.func.id} -> {new}", lambda target: setattr(target, "func", ast.Name(id=new, ctx=ast.Load()))
-    if isinstance(node, ast.keyword) and node.arg in ("min", "max"):
-        yield f"{node.arg}= -> {NAMES[node.arg]}=", lambda target: setattr(target, "arg", NAMES[str(node.arg)])
-
-
-def _swap(operator: ast.AST, put: Callable[[ast.AST, ast.AST], None]) -> tuple[str, Callable[[ast.AST], None]]:
-    new = OPERATORS[type(operator)]
-    return f"{type(operator).__name__} -> {new.__name__}", lambda target: put(target, new())
-
-
-def _replace_not(target: ast.AST) -> None:
-    """`not x` becomes `bool(x)`-like, `~x` becomes `x`: a second negation takes the first one back."""
-    assert isinstance(target, ast.UnaryOp)
-    target.operand = ast.UnaryOp(op=copy.deepcopy(target.op), operand=target.operand)
-
-
-def _constants(node: ast.Constant) -> Iterator[tuple[str, Callable[[ast.AST], None]]]:
-    value = node.value
-    if isinstance(value, bool):
-        yield f"{value} -> {not value}", lambda target: setattr(target, "value", not value)
-    elif isinstance(value, int):
-        yield f"{value} -> {value + 1}", lambda target: setattr(target, "value", value + 1)
-    elif isinstance(value, float):
-        yield f"{value} -> {value * 2 + 0.25}", lambda target: setattr(target, "value", value * 2 + 0.25)
-
-
-def chosen(words: Sequence[str], each: int, seed: int) -> list[Mutant]:
-    """The mutants to run: `each` of every module (0: all)."""
+def chosen(part: str, words: Sequence[str], each: int, seed: int) -> list[Mutant]:
+    """The mutants to run of a part: `each` of every module (0: all)."""
     picked: list[Mutant] = []
-    for part in PARTS:
-        for path in sorted((ROOT / part).glob("*.py")):
-            name = f"{part}/{path.name}"
-            if path.stem in PROCESSES or (words and not any(word in name for word in words)):
-                continue
-            found = mutants(path, name)
-            picker = random.Random(f"{seed} {name}")
-            some = found if each == 0 or len(found) <= each else picker.sample(found, each)
-            picked += sorted(some, key=lambda mutant: mutant.line)
+    for path in sorted((ROOT / part).glob("*.py")):
+        name = f"{part}/{path.name}"
+        named = any(word in name for word in words)
+        if (words and not named) or (path.stem in PROCESSES and not named):
+            continue
+        found = mutants(path, name)
+        some = found if each == 0 or len(found) <= each else random.Random(f"{seed} {name}").sample(found, each)
+        picked += sorted(some, key=lambda mutant: mutant.line)
     return picked
 
 
-def tests_for(mutant: Mutant) -> list[str]:
-    """The folder's tests, those named after the module first: the first failure ends the run."""
-    folder = next(tests for part, tests in PARTS.items() if mutant.path.startswith(part))
-    stem = Path(mutant.path).stem
-    files = sorted((ROOT / folder).glob("test_*.py"))
-    slow = ("test_pool", "test_oracle")
-    return [
-        f"{folder}/{file.name}"
-        for file in sorted(files, key=lambda f: (stem not in f.stem and f.stem[5:] not in stem, f.stem in slow, f.stem))
-    ]
+def tests_of(mutant: Mutant, seen: Mapping[str, Seen], seconds: float) -> list[str]:
+    """Tests that run the changed function (else: any of its module); files named alike first, then quick tests."""
+    passed = {test: one for test, one in seen.items() if one.passed}
+    near = [test for test, one in passed.items() if (mutant.path, mutant.function) in one.functions]
+    near = near or [test for test, one in passed.items() if any(path == mutant.path for path, _ in one.functions)]
+    near += [test for test in passed if named_after(mutant, test) and test not in set(near)]
+    picked: list[str] = []
+    spent = 0.0
+    for test in sorted(near, key=lambda test: (not named_after(mutant, test), passed[test].seconds)):
+        spent += passed[test].seconds
+        if spent > seconds and picked:
+            break
+        picked.append(test)
+    return picked
 
 
-def is_found(mutant: Mutant, shadow: Path) -> bool:
-    """Run the tests over the changed file in a child process; whether one of them failed, crashed or hung."""
-    target = shadow / mutant.path
-    if mutant.path.startswith("rewards"):
-        target = shadow / "mmreason" / mutant.path
-    original = target.read_text()
-    target.write_text(mutant.source)
-    try:
-        child = os.fork()
-        if child == 0:
-            _run_tests(shadow, tests_for(mutant))
-        return _ended(child) != 0
-    finally:
-        target.write_text(original)
+def named_after(mutant: Mutant, test: str) -> bool:
+    """Whether the file of a test has the name of the module in its own, or the other way round."""
+    module, file = Path(mutant.path).stem, Path(test.split("::")[0]).stem.removeprefix("test_")
+    return module in file or file in module
 
 
-def _run_tests(shadow: Path, tests: Sequence[str]) -> None:
-    os.setsid()
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)
-    os.dup2(silent, 2)
-    os.chdir(shadow)
-    sys.path.insert(0, str(shadow))
-    os.environ["PYTHONPATH"] = str(shadow)
-    status = 1
-    try:
-        # Plugins of preloaded modules complain that their assertions cannot be rewritten any more.
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-        status = int(pytest.main([*options, "--timeout", str(int(LIMIT_S)), *tests]))
-    finally:
-        sys.stdout.flush()
-        os._exit(status)
+def in_few_files(tests: Sequence[str]) -> list[str]:
+    """Of these tests, those of the files that come first."""
+    files = list(dict.fromkeys(test.split("::")[0] for test in tests))[:FILES]
+    return [test for test in tests if test.split("::")[0] in files]
 
 
-def _ended(child: int) -> int:
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return status
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return -1
+def run_part(part: str, picked: Sequence[Mutant], shadow: Path, seconds: float, say: Callable[..., None]) -> None:
+    """Try every mutant of a part and `say` each one's verdict."""
+    notes = shadow.parent / f"{Path(part).name}.jsonl"
+
+    def first(session: Session) -> None:
+        seen = look_apart(session, sorted({mutant.path for mutant in picked}), notes)
+        items = {item.nodeid: item for item in session.items}
+        for mutant in picked:
+            tests = tests_of(mutant, seen, seconds)
+            limit = SPARE_S + 5 * sum(seen[test].seconds for test in tests)
+            verdict = in_place(session, mutant, [items[test] for test in tests], limit) if tests else Verdict(None)
+            if verdict.found:
+                say(mutant, verdict)
+            else:
+                write(notes, {"mutant": asdict(mutant), "tests": in_few_files(tests), "limit": limit})
+
+    in_session(shadow, PARTS[part], first)
+    left = [json.loads(line) for line in notes.read_text().splitlines()]
+    if any(imported_anew(shadow, None, one["tests"], one["limit"]).found for one in left[:1] if one["tests"]):
+        raise SystemExit(f"{part}: its tests fail with nothing changed")
+    for one in left:
+        mutant = Mutant(**one["mutant"])
+        say(mutant, imported_anew(shadow, mutant, one["tests"], one["limit"]) if one["tests"] else Verdict(False))
+
+
+def look_apart(session: Session, modules: Sequence[str], notes: Path) -> dict[str, Seen]:
+    """`look` in a child, whose changes for looking end with it."""
+    path = notes.with_suffix(".seen")
+
+    def work(_: Callable[[str], None]) -> int:
+        seen = look(session, modules)
+        rows = {test: [one.seconds, one.passed, sorted(one.functions)] for test, one in seen.items()}
+        path.write_text(json.dumps(rows))
+        return 0
+
+    forked(work, 0.0)
+    notes.touch()
+    rows = json.loads(path.read_text())
+    return {test: Seen(s, passed, {(file, line) for file, line in ran}) for test, (s, passed, ran) in rows.items()}
+
+
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    with open(path, "a") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 def shadow_of(folder: Path) -> Path:
     """A copy of the sources in which files may be changed; links become folders."""
     ignore = shutil.ignore_patterns("__pycache__")
-    for part in ("mmreason", "tests", "configs", "docs"):
+    for part in ("mmreason", "tests", "configs", "docs", "examples"):
         shutil.copytree(ROOT / part, folder / part, ignore=ignore)
     for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, folder / name)
     return folder
+
+
+def report(path: Path) -> None:
+    """Survivors, and how many of each module were found."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    count: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for row in rows:
+        for name in (row["path"], str(Path(row["path"]).parent), "all"):
+            count[name][0] += row["found"]
+            count[name][1] += 1
+    for row in [row for row in rows if not row["found"]]:
+        print(f"survived  {row['path']}:{row['line']}  {row['what']}")
+    for name in sorted(count, key=lambda name: (not name.endswith(".py"), name == "all", name)):
+        found, total = count[name]
+        print(f"{name:40s} {found:5d} of {total:5d} {100 * found / total:6.1f} %")
 
 
 def main() -> None:
@@ -249,32 +161,35 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="only modules with one of these in their path")
     parser.add_argument("--each", type=int, default=12, help="mutants per module; 0: all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="", help="JSON lines of all mutants and whether they were found")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="of tests per mutant, as long as they take unchanged"
+    )
+    parser.add_argument(
+        "--out", default="", help="JSON lines of all mutants, whether they were found, and by which test"
+    )
+    parser.add_argument("--read", default="", help="only print the table of this file")
     arguments = parser.parse_args()
+    if arguments.read:
+        return report(Path(arguments.read))
     sys.dont_write_bytecode = True
     os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    for name in PRELOADED:
-        importlib.import_module(name)
-    picked = chosen(arguments.words, arguments.each, arguments.seed)
-    survivors, done = [], 0
+    with warnings.catch_warnings(action="ignore"):
+        for name in PRELOADED:
+            importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:
-        shadow = shadow_of(Path(folder) / "tree")
-        for part in PARTS:  # with nothing changed all tests must pass, or every mutant would count as found
-            first = next(path for path in sorted((ROOT / part).glob("*.py")))
-            unchanged = Mutant(f"{part}/{first.name}", 0, "nothing", first.read_text())
-            if is_found(unchanged, shadow):
-                raise SystemExit(f"{part}: its tests fail, or take over {LIMIT_S:.0f} s, with nothing changed")
-        for mutant in picked:
-            found = is_found(mutant, shadow)
-            done += 1
-            survivors += [] if found else [mutant]
-            if not found:
-                print(f"survived  {mutant.path}:{mutant.line}  {mutant.what}", flush=True)
-            if arguments.out:
-                record = {"path": mutant.path, "line": mutant.line, "what": mutant.what, "found": found}
-                with open(arguments.out, "a") as file:
-                    file.write(json.dumps(record) + "\n")
-    print(f"{done - len(survivors)} of {done} mutants found ({100 * (1 - len(survivors) / max(done, 1)):.1f} %)")
+        shadow, out = shadow_of(Path(folder) / "tree"), Path(arguments.out or f"{folder}/out.jsonl").resolve()
+        os.chdir(shadow)
+        os.environ["PYTHONPATH"] = str(shadow)
+        sys.path.insert(0, str(shadow))
+
+        def say(mutant: Mutant, verdict: Verdict) -> None:
+            write(out, {**asdict(mutant), "found": bool(verdict.found), "by": verdict.by})
+
+        for part in PARTS:
+            picked = chosen(part, arguments.words, arguments.each, arguments.seed)
+            if picked:
+                run_part(part, picked, shadow, arguments.seconds, say)
+        report(out)
 
 
 if __name__ == "__main__":

@@ -10,5 +10,5 @@ def follow(temperature: float, entropy: float, *, target: float, gain: float, lo
     0.3; that every step moves it, and how, is OUR choice: the proportional step that Ziegler et al. 2019 (section 2.2)
     move the KL's coefficient by. Example: T 1, H 0.15, target 0.3, gain 0.1: 1.05; H 0.9: 0.9.
     """
-    error = min(1.0, max(-1.0, 1 - entropy / target))
+    error = max(-1.0, 1 - entropy / target)  # not over 1: no entropy is below 0
     return min(high, max(low, temperature * (1 + gain * error)))
