@@ -28,7 +28,7 @@ test: $(STAMP) ## Run all tests; they need no network and no GPU
 test-recipes: $(STAMP) ## Run every recipe small, with a table of seconds; about 8 minutes on 2 cores
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.smoke_recipes
 
-fuzz: $(STAMP) ## Give every reward 100,000 strings; about an hour
+fuzz: $(STAMP) ## Give every reward 100,000 strings; more than half an hour on 2 cores
 	MMREASON_FUZZ=100000 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 7200 tests/unit/rewards/test_fuzz.py
 
 lint: $(STAMP) ## Run ruff and mypy --strict

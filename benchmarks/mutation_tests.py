@@ -49,10 +49,15 @@ class Session:
     def __init__(self, shadow: Path, work: Callable[[Session], None]) -> None:
         self.shadow, self.work = shadow, work
         self.items: list[pytest.Item] = []
+        self.living: dict[str, list[FunctionType]] = {}
+        """Functions by the file they come from."""
         self.failed = ""
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self.items = session.items
+        for function in [thing for thing in gc.get_objects() if type(thing) is FunctionType]:
+            self.living.setdefault(function.__code__.co_filename, []).append(function)
+        gc.freeze()  # a collection in a child would copy all memory
         self.work(self)
         return True
 
@@ -73,10 +78,11 @@ def look(session: Session, modules: Sequence[str]) -> dict[str, Seen]:
     hits: set[tuple[str, int]] = set()
     builtins.mutation_hit = lambda path, line: hits.add((path, line))  # type: ignore[attr-defined]
     for path in modules:
-        tree = ast.parse((session.shadow / path).read_text())
+        file = session.shadow / path
+        tree = ast.parse(file.read_text())
         for node in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
             node.body.insert(0, ast.parse(f"mutation_hit({path!r}, {node.lineno})").body[0])
-        put(_codes(ast.fix_missing_locations(tree), session.shadow / path), session.shadow / path)
+        put(_codes(ast.fix_missing_locations(tree), file), session.living.get(str(file), []))
     seen, started = {}, time.process_time()
     for item, passed in session.run(session.items):
         seen[item.nodeid] = Seen(time.process_time() - started, passed, set(hits))
@@ -98,10 +104,10 @@ def _codes(tree: ast.Module, path: Path) -> dict[tuple[str, int], CodeType]:
     return {key: code for key, code in keys.items() if count[key] == 1}
 
 
-def put(codes: dict[tuple[str, int], CodeType], path: Path) -> int:
+def put(codes: dict[tuple[str, int], CodeType], living: Sequence[FunctionType]) -> int:
     """Give the living functions of a file this code; how many of them it changed."""
     done = 0
-    for function in [f for f in gc.get_objects() if type(f) is FunctionType and f.__code__.co_filename == str(path)]:
+    for function in living:
         old = function.__code__
         new = codes.get((old.co_qualname, old.co_firstlineno))
         if new is not None and new != old and new.co_freevars == old.co_freevars:
@@ -115,7 +121,7 @@ def in_place(session: Session, mutant: Mutant, items: Sequence[pytest.Item], sec
     path = session.shadow / mutant.path
 
     def work(say: Callable[[str], None]) -> int:
-        if not put(_codes(changed(path, mutant), path), path):
+        if not put(_codes(changed(path, mutant), path), session.living.get(str(path), [])):
             say("untried")
             return 1
         for item, passed in session.run(items):

@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from mmreason.rewards import REWARDS, bind
 from mmreason.types import Geometry, Message, Rollout, Sample, Segment
 
-EXAMPLES = int(os.environ.get("MMREASON_FUZZ", "20"))
+COUNT = int(os.environ.get("MMREASON_FUZZ", "300"))
+"""Strings that every reward gets, 5 to a group."""
+LONG = COUNT > 300
+CHUNKS = 10
 
 FRAGMENTS = (
     *("<think>", "</think>", "<answer>", "</answer>", "<result>", "</result>", "<glue>", "</glue>"),
@@ -103,6 +106,7 @@ ELSEWHERE = {
     "tars": "asks two functions of the user's",
 }
 """Rewards that do not read the answer themselves."""
+NAMES = sorted(set(REWARDS) - set(ELSEWHERE))
 
 
 def sample(task: str) -> Sample:
@@ -129,12 +133,16 @@ def rollouts(texts: list[str]) -> list[Rollout]:
     ]
 
 
-def check(name: str, texts: list[str], task: str) -> None:
+def check(name: str, answers: list[Rollout], task: str) -> None:
     low, high = RANGES.get(name, (0, 1))
     started = time.process_time()
-    scores = bind(name, OPTIONS.get(name, {}))(sample(task), rollouts(texts))
+    try:
+        scores = bind(name, OPTIONS.get(name, {}))(sample(task), answers)
+    except BaseException as error:
+        error.add_note(f"of the reward {name}, task {task}")
+        raise
     assert time.process_time() - started < 5, f"{name}: {time.process_time() - started:.1f} s"
-    assert len(scores) == len(texts)
+    assert len(scores) == len(answers)
     for score in scores:
         assert not score.flags.get("bad_gold"), f"{name}: {score.error}"
         if score.total is not None:
@@ -146,24 +154,36 @@ def tasks_of(name: str) -> tuple[str, ...]:
     return TASKS.get(name, ("mcq",))
 
 
-@pytest.mark.parametrize("name", sorted(set(REWARDS) - set(ELSEWHERE)))
-def test_any_string_gets_a_score_within_the_range(name: str) -> None:
-    @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), derandomize=EXAMPLES < 1000)
-    @given(texts=st.lists(ANSWERS, min_size=1, max_size=3), task=st.sampled_from(tasks_of(name)))
-    def run(texts: list[str], task: str) -> None:
-        check(name, texts, task)
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_any_string_gets_a_score_within_the_range(chunk: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same strings for all rewards: making them takes longer than scoring them."""
+    given_out = 0
+
+    @seed(chunk)
+    @settings(max_examples=COUNT // CHUNKS // 5, suppress_health_check=list(HealthCheck), database=None)
+    @given(texts=st.lists(ANSWERS, min_size=5, max_size=5), pick=st.integers(0, 7))
+    def run(texts: list[str], pick: int) -> None:
+        nonlocal given_out
+        answers = rollouts(texts)
+        for name in NAMES:
+            tasks = tasks_of(name)
+            check(name, answers, tasks[pick % len(tasks)])
+        given_out += len(texts)
 
     run()
+    if LONG:
+        with capsys.disabled():
+            print(f"chunk {chunk}: {given_out} strings to each of {len(NAMES)} rewards", flush=True)
 
 
-@pytest.mark.parametrize("name", sorted(set(REWARDS) - set(ELSEWHERE)))
+@pytest.mark.parametrize("name", NAMES)
 def test_a_long_answer_takes_no_more_than_its_length(name: str) -> None:
-    for fragment in FRAGMENTS if EXAMPLES >= 1000 else FRAGMENTS[::7]:
+    for fragment in FRAGMENTS if LONG else FRAGMENTS[::7]:
         for text in (fragment * 5000, f"<think>x</think><answer>{fragment * 5000}</answer>"):
-            check(name, [text], tasks_of(name)[0])
+            check(name, rollouts([text]), tasks_of(name)[0])
 
 
-@pytest.mark.parametrize("name", sorted(set(REWARDS) - set(ELSEWHERE)))
+@pytest.mark.parametrize("name", NAMES)
 def test_the_golds_here_let_every_reward_speak(name: str) -> None:
     scores = [bind(name, OPTIONS.get(name, {}))(sample(task), rollouts(["x"]))[0] for task in tasks_of(name)]
     assert not [score for score in scores if score.total is None]
