@@ -71,7 +71,7 @@ def write_media(folder: Path, files: int) -> list[MediaRef]:
 
 def group(name: str, ref: MediaRef, chance: random.Random) -> RolloutGroup:
     """ANSWERS answers of a reasoning model's length, some wrong, some cut off."""
-    content = (ref, f"What is in the {ref.kind}? " + _prose(chance, 40))
+    content = (ref, f"What is in the {ref.kind}? " + prose(chance, 40))
     sample = Sample(
         id=name, messages=(Message(role="user", content=content),), answer="B", options=tuple("ABCD"), task="mcq",
         source=f"source-{chance.randrange(SOURCES):02d}",
@@ -79,7 +79,7 @@ def group(name: str, ref: MediaRef, chance: random.Random) -> RolloutGroup:
     rollouts, scores = [], []
     for _ in range(ANSWERS):
         right, cut = chance.random() < 0.6, chance.random() < 0.1
-        text = f"<think>{_prose(chance, chance.randrange(100, 300))}</think><answer>{'B' if right else 'C'}</answer>"
+        text = f"<think>{prose(chance, chance.randrange(100, 300))}</think><answer>{'B' if right else 'C'}</answer>"
         rollouts.append(Rollout(text=text, finish_reason="length" if cut else "stop"))
         scores.append(Score(total=right + 0.1, parts={"accuracy": float(right), "format": 0.1}))
     return RolloutGroup(sample=sample, prompt=_PROMPT, rollouts=tuple(rollouts), scores=tuple(scores))
@@ -134,5 +134,5 @@ def _eval_line(step: int, done: float) -> dict[str, Any]:
     return {"step": step, "kind": "eval", "time": 1.7e9 + 54 * step, **values}
 
 
-def _prose(chance: random.Random, words: int) -> str:
+def prose(chance: random.Random, words: int) -> str:
     return " ".join(chance.choices(_WORDS, k=words))
