@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from mmreason.config import MediaConfig
-from mmreason.inference.gallery import Medium, write_gallery
+from mmreason.inference.gallery import write_gallery
+from mmreason.inference.gallery_rows import Medium
 from tests.browser import Browser
 from tests.gallery_page import seconds_to_filter, shown
 from tests.long_run import prose, write_media

@@ -23,6 +23,8 @@ def add_infer(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> arg
     infer.add_argument("--overwrite", action="store_true", help="begin again where --out exists")
     infer.add_argument("--resume", action="store_true", help="go on where --out exists; always done, if the settings "
                        "match")  # fmt: skip
+    infer.add_argument("--gallery", metavar="FILE.html", help="at the end, one page of all answers beside their media; "
+                       "opens anywhere")  # fmt: skip
     infer.add_argument("--config", metavar="RUN.yaml", help="system message, suffix, media and rollout as in this run")
     infer.add_argument("--system", metavar="TEXT", help="system message")
     _add_selection(infer)

@@ -21,22 +21,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from mmreason.config import MediaConfig
 from mmreason.errors import DataError
-from mmreason.media_parts import read_part
+from mmreason.inference.gallery_rows import Medium, objects, parts_of, rows_with_media
+from mmreason.inference.rows import Row
 from mmreason.reporting.charts import number
 from mmreason.reporting.figures import media_figures
 from mmreason.reporting.logs import as_float
 from mmreason.reporting.page import END, head, page_file, shortened, visible
 from mmreason.reporting.previews import Preview, Previews, PreviewSize
-from mmreason.types import MediaRef
-
-Row = Mapping[str, Any]
-"""A line of the results file (`inference.rows`)."""
 
 SMALL = PreviewSize(items=4, image_side=160, frame_side=96, key_frames=4, picture_bytes=6_000, spectrogram=False)
 """Previews of 5,000 items together stay near 40 MB."""
@@ -51,22 +48,29 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Medium:
-    """One media item of a row. Example: `Medium(name="7.png", ref=MediaRef(kind="image", path="/photos/7.png"))`"""
-
-    name: str
-    ref: MediaRef | None = None
-    problem: str = ""
-    """Why there is no `ref`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What a gallery holds."""
+    """What a gallery holds. Printed, it is one line."""
 
+    page: Path
     items: int
     not_shown: int
     """Media that have a placeholder with the reason in place of a picture."""
+
+    def __str__(self) -> str:
+        note = f", {self.not_shown} media without a picture" if self.not_shown else ""
+        return f"{self.page}: {self.items} items{note}, {self.page.stat().st_size / 1e6:.1f} MB"
+
+
+def make_gallery(rows: Path, root: Path, page: Path, media: MediaConfig) -> Written:
+    """Write the page of a results file. Raises DataError when it cannot be written; the old page stays then.
+
+    root: the folder that paths in rows start at, or the archive that they are members of.
+    """
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        return write_gallery(rows_with_media(rows, root), page, title=root.name, media=media)
+    except OSError as error:
+        raise DataError(f"--gallery {page}: cannot be written ({error.strerror})") from error
 
 
 def write_gallery(
@@ -86,17 +90,7 @@ def write_gallery(
             figures = media_figures({"media": previews, "more_media": more})
             file.write(_inert("item", item_of(row)) + _inert("previews", _readable(figures)))
         file.write(f"<script>{_asset('js')}</script>{END}")
-    return Written(items=items, not_shown=not_shown)
-
-
-def media_of(row: Row, root: Path) -> list[Medium]:
-    """The media of a row whose paths start at a folder, which none may leave."""
-    return [_medium(part, root) for part in media_parts(row)]
-
-
-def media_parts(row: Row) -> list[Mapping[str, Any]]:
-    """The parts of a row's messages that are no texts."""
-    return [part for part in _objects(_parts(row)) if part.get("type") != "text"]
+    return Written(page=out, items=items, not_shown=not_shown)
 
 
 def item_of(row: Row) -> dict[str, str]:
@@ -114,7 +108,7 @@ def item_of(row: Row) -> dict[str, str]:
         "status": row.get("status") or "?",
         "cut": "cut off" if row.get("truncated") is True else "",
         "told": _told(row),
-        "prompt": "\n".join(text for text in map(_text_part, _parts(row)) if text),
+        "prompt": "\n".join(text for text in map(_text_part, parts_of(row)) if text),
         "said": said,
         "gold": row.get("answer"),
         "reason": row.get("reason"),
@@ -176,22 +170,6 @@ def _ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], values: Iterabl
         yield begun.popleft().result()
 
 
-def _medium(part: Mapping[str, Any], root: Path) -> Medium:
-    name = PurePosixPath(str(part.get(str(part.get("type"))))).name
-    try:
-        ref = read_part(part, "media", name, root)
-    except DataError as error:
-        return Medium(name=name, problem=str(error).removeprefix(f"{name}: "))
-    assert isinstance(ref, MediaRef), "parts of text were left out"
-    return Medium(name=name, ref=ref)
-
-
-def _parts(row: Row) -> list[Any]:
-    """The parts of all messages, whatever the row is."""
-    contents = [message.get("content") for message in _objects(row.get("messages"))]
-    return [part for content in contents for part in (content if isinstance(content, list) else [content])]
-
-
 def _text_part(part: Any) -> str:
     text = part.get("text") if isinstance(part, Mapping) else part
     return text if isinstance(text, str) else ""
@@ -211,13 +189,8 @@ def _told(row: Row) -> str:
 
 def _others(answers: object) -> str:
     """All answers to an item of which several were sampled, a line each."""
-    said = [_text(one.get("parsed")) or _text(one.get("text")) for one in _objects(answers)]
+    said = [_text(one.get("parsed")) or _text(one.get("text")) for one in objects(answers)]
     return _text("\n".join(" ".join(one.split()) for one in said))
-
-
-def _objects(value: object) -> list[Mapping[str, Any]]:
-    """The objects of a list; none where the value is no list."""
-    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
 def _text(value: object) -> str:

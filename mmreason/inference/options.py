@@ -66,6 +66,8 @@ class InferOptions:
     """Score with the config's rewards."""
     overwrite: bool = False
     """Begin again where `out` exists."""
+    gallery: str | Path | None = None
+    """An HTML page of all answers beside small pictures of their media, written at the end (gallery.py)."""
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -73,6 +75,8 @@ class InferOptions:
         index, count = self.shard
         if not 1 <= index <= count:
             raise ConfigError(f"--shard {index}/{count}: expected i/n with i from 1 to n")
+        if self.gallery is not None and Path(self.gallery).suffix.lower() not in (".html", ".htm"):
+            raise ConfigError(f"--gallery {self.gallery}: expected a name that ends in .html")
         if self.n > 1 and self.temperature == 0:
             raise ConfigError(f"--n {self.n} --temperature 0: all answers would be the same; give a higher temperature")
         if self.score and (self.config is None or self.rewards):
@@ -88,7 +92,7 @@ class InferOptions:
             recursive=self.recursive,
             by_folder=self.item == "folder",
             shard=self.shard,
-            skip=frozenset({out, rows_file(out), settings_file(out)}),
+            skip=frozenset({out, rows_file(out), settings_file(out), Path(self.gallery or out).absolute()}),
         )
 
     def run_config(self) -> RunConfig:

@@ -45,6 +45,12 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
 
 def read_rows_file(file: Path) -> Iterator[Row]:
     """The rows of a file, one at a time; a torn last line is passed over. Raises DataError for what is no row."""
+    return (row for _, row in rows_with_places(file))
+
+
+def rows_with_places(file: Path) -> Iterator[tuple[int, Row]]:
+    """The same, each after the byte at which it begins."""
+    place = 0
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
@@ -55,7 +61,8 @@ def read_rows_file(file: Path) -> Iterator[Row]:
                 row = None
             if not isinstance(row, dict) or not isinstance(row.get("id"), str):
                 raise DataError(f"{file}:{number}: is no row of `mmreason infer`; --overwrite starts over")
-            yield row
+            yield place, row
+            place += len(line)
 
 
 class OutFile:

@@ -13,6 +13,7 @@ from typing import Any
 from mmreason.config import RunConfig
 from mmreason.errors import ConfigError
 from mmreason.inference.engines import open_engine
+from mmreason.inference.gallery import make_gallery
 from mmreason.inference.generate import Finished, Generator
 from mmreason.inference.items import Item, Listing, list_items
 from mmreason.inference.options import InferOptions
@@ -70,6 +71,8 @@ def infer(options: InferOptions, say: Callable[[str], None] | None = None) -> In
         if first is not None:
             run.answer(chain([first], left), say)
         file.finish()
+    if options.gallery is not None:
+        say(str(make_gallery(file.rows, listing.root, Path(options.gallery), config.media)))
     for line in listing.notes:
         say(line)
     return run.result()

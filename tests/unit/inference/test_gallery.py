@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import re
+import tarfile
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,10 @@ from typing import Any
 import pytest
 
 from mmreason.config import MediaConfig
-from mmreason.inference.gallery import LONGEST, SMALL, Written, item_of, media_of, write_gallery
+from mmreason.errors import ConfigError, DataError
+from mmreason.inference.gallery import LONGEST, SMALL, Written, item_of, make_gallery, write_gallery
+from mmreason.inference.gallery_rows import media_of
+from mmreason.inference.options import InferOptions
 from tests.browser import CHROMIUM, Browser
 from tests.gallery_page import choose_status, press, rows_without_media, seconds_to_filter, shown, type_words
 from tests.media_files import clip, cut, tone, write_audio, write_image, write_video
@@ -151,7 +156,8 @@ def test_media_are_shown_and_those_that_cannot_be_are_named(tmp_path: Path) -> N
     named = [("image", "a.png"), ("video", "b.mp4"), ("audio", "c.wav"), ("video", "d.mp4"), ("image", "gone.png"),
              ("image", "../out.png"), ("image", "https://example.org/x.png"), ("smell", "x")]  # fmt: skip
     written = write(tmp_path, [row({"type": kind, kind: name}) for kind, name in named], workers=2)
-    assert written == Written(items=8, not_shown=5)
+    assert written == Written(page=tmp_path / "g.html", items=8, not_shown=5)
+    assert re.fullmatch(r".*/g.html: 8 items, 5 media without a picture, 0.\d MB", str(written))
     image, video, audio, *rest = [Page(html) for html in blocks(tmp_path, "previews")]
     assert [len(page.all("img")) for page in (image, video, audio)] == [1, 4, 0]
     assert audio.all("svg")
@@ -191,6 +197,67 @@ def test_rows_are_read_as_they_are_needed(tmp_path: Path) -> None:
     assert 0 < waiting < 60, "the file's buffer holds a few"
     assert [file.name for file in tmp_path.iterdir()] == ["g.html"]
     assert (tmp_path / "g.html").read_text() == "the old one"
+
+
+# ---- from a results file
+
+
+def results(folder: Path, *names: str) -> Path:
+    """Rows about pictures of these names."""
+    rows = [row({"type": "image", "image": name}, id=name) for name in names]
+    (folder / "r.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    return folder / "r.jsonl"
+
+
+def pack(folder: Path, archive: Path) -> Path:
+    files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.png"))
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as packed:
+            for name in files:
+                packed.write(folder / name, name)
+    else:
+        with tarfile.open(archive, "w:gz") as packed_tar:
+            for name in files:
+                packed_tar.add(folder / name, name)
+    return archive
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar.gz"])
+def test_media_of_a_folder_or_an_archive(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "media"
+    (root / "deep").mkdir(parents=True)
+    write_image(root / "deep" / "a.png")
+    write_image(root / "b.png")
+    cut(write_image(root / "c.png"), 0.5)
+    if kind != "folder":
+        root = pack(root, tmp_path / f"packed.{kind}")
+    rows = results(tmp_path, "c.png", "deep/a.png", "gone.png", "b.png")
+    made = make_gallery(rows, root, tmp_path / "new" / "g.html", MediaConfig(workers=1))
+    assert (made.items, made.not_shown) == (4, 2)
+    names = [item["name"] for item in blocks(tmp_path / "new", "item")]
+    shown_items = dict(zip(names, blocks(tmp_path / "new", "previews"), strict=True))
+    assert list(shown_items)[-1] == ("b.png" if kind == "folder" else "gone.png")
+    assert {name for name, html in shown_items.items() if "<img" in html} == {"deep/a.png", "b.png"}
+    assert "<small>a.png</small>" in shown_items["deep/a.png"]
+    assert "c.png: cannot be shown: truncated" in shown_items["c.png"]
+    assert "gone.png: cannot be shown: missing" in shown_items["gone.png"]
+
+
+def test_a_member_that_may_not_be_read_says_why(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.writestr("../x.png", b"x")
+    make_gallery(results(tmp_path, "../x.png"), tmp_path / "m.zip", tmp_path / "g.html", MediaConfig(workers=1))
+    assert "x.png: cannot be shown: its name leads out of the archive" in blocks(tmp_path, "previews")[0]
+
+
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    rows = results(tmp_path)
+    with pytest.raises(DataError, match=r"--gallery .*r.jsonl/g.html: cannot be written \("):
+        make_gallery(rows, tmp_path, rows / "g.html", MediaConfig())
+    with pytest.raises(ConfigError, match=r"--gallery r\.jsonl: expected a name that ends in \.html"):
+        InferOptions(source="x", model="m", out="r.jsonl", gallery="r.jsonl")
+    options = InferOptions(source="x", model="m", out="r.jsonl", gallery="g.html")
+    assert Path("g.html").absolute() in options.selection.skip
 
 
 # ---- the page, in a browser
