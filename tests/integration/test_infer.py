@@ -112,6 +112,19 @@ def test_nothing_is_asked_twice_and_other_settings_are_refused(whole: Path, medi
         mmreason.infer(media, *SMALL, model=tiny_omni, out=whole, prompt="Why?", max_new_tokens=5)
 
 
+def test_a_gallery_is_made_of_finished_rows(
+    whole: Path, media: Path, tiny_omni: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "g.html"
+    found = mmreason.infer(media, *SMALL, model=tiny_omni, out=whole, gallery=page, **OPTIONS)
+    assert found.made == 0
+    assert "g.html: 38 items, 2 media without a picture" in capsys.readouterr().err
+    html = page.read_text(encoding="utf-8")
+    assert html.count('class="item"') == 38
+    assert "truncated" in html
+    assert "really a picture.mp4" in html
+
+
 def test_what_an_archive_and_a_list_hold_is_answered_alike(
     whole: Path, media: Path, tiny_omni: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
