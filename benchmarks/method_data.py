@@ -23,10 +23,14 @@ from mmreason.types import Rollout, Sample, Score
 
 AXES = {"left": "sideways", "right": "sideways", "up": "upright", "down": "upright"}
 OTHER_WAY = {"left": "right", "right": "left", "up": "down", "down": "up"}
-RIGHT_WAY = 0.65
+RIGHT_WAY = 0.6
 """Share of the directions in demonstrations that are right: tossed for the observation and for the answer."""
 HEDGES = 0.5
 """Share of the demonstrations whose answer is the axis."""
+AXIS = 0.5
+"""The reward for the axis, which needs no order of frames."""
+WRONG = -0.5
+"""The reward for a wrong direction: guessing one of the axis' two is worth 0.25, less than AXIS."""
 RIGHT_WORD = 0.5
 """Share of the colours and counts in demonstrations that are right; the others are drawn."""
 CELL = 14
@@ -43,9 +47,9 @@ Row = dict[str, Any]
 
 
 def direction(sample: Sample, rollouts: Sequence[Rollout]) -> list[Score]:
-    """1 for the right direction, 0.5 for its axis, else 0."""
-    scores = {str(sample.answer): 1.0, AXES[str(sample.answer)]: 0.5}
-    values = [scores.get((extract_answer(rollout.text) or "").strip(), 0.0) for rollout in rollouts]
+    """1 for the right direction, AXIS for its axis, else WRONG."""
+    scores = {str(sample.answer): 1.0, AXES[str(sample.answer)]: AXIS}
+    values = [scores.get(says(rollout.text), WRONG) for rollout in rollouts]
     return [Score(total=value, flags={"correct": value == 1.0}) for value in values]
 
 
@@ -53,6 +57,11 @@ def observed(sample: Sample, rollouts: Sequence[Rollout]) -> list[Score]:
     """1 if the observation names the right direction and no other, else 0."""
     right = [sees(rollout.text, str(sample.answer)) for rollout in rollouts]
     return [Score(total=float(is_right), flags={"correct": is_right}) for is_right in right]
+
+
+def says(text: str) -> str:
+    """The last answer block's content."""
+    return (extract_answer(text) or "").strip()
 
 
 def sees(text: str, way: str) -> bool:

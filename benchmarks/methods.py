@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from method_data import sees, write_rows
+from method_data import says, sees, write_rows
 from scipy.stats import t as student
 
 import mmreason
+from mmreason.demo.media import DIRECTIONS
 from mmreason.demo.tiny import build_tiny
 from mmreason.evaluation.rows import EvalRow
 from mmreason.types import View
@@ -40,7 +41,7 @@ IOU: dict[str, Any] = {"name": "iou", "tasks": ["grounding"]}
 BY_TASK = {"rewards": [ACCURACY, IOU], "scoring": {"combine": "first"}}
 T_GRPO = {
     "shaping": [{"name": "temporal_bonus", "options": {"mode": "paper", "reward": f"{OWN}:direction"}}],
-    "grpo": {"contrast_view": "shuffled", "contrast_n": 4},
+    "grpo": {"contrast_view": "shuffled", "contrast_n": 8},
 }
 
 
@@ -53,6 +54,7 @@ class Experiment:
     """Name -> what its config has of its own."""
     shown: tuple[str, ...]
     """Figures of `measure`."""
+    steps: int
     train: str = "train"
     """The rows that are trained on: `train` or those of a task."""
 
@@ -61,27 +63,34 @@ EXPERIMENTS = {
     "order": Experiment(
         data="clips",
         methods={"grpo": {"rewards": [DIRECTION]}, "t_grpo": {"rewards": [DIRECTION], **T_GRPO}},
-        shown=("direction", "shuffled", "gap"),
+        shown=("direction", "shuffled", "gap", "committed"),
+        steps=36,
     ),
     "perception": Experiment(
         data="clips",
         methods={"pa_grpo": {"rewards": [{"name": f"{OWN}:observed", "span": "observation"}]}},
         shown=("observation", "direction"),
+        steps=36,
     ),
     "grounding": Experiment(
-        data="pictures", methods={"grpo": {"rewards": [IOU]}}, shown=("grounding", "blank"), train="grounding"
+        data="pictures",
+        methods={"grpo": {"rewards": [IOU]}},
+        shown=("grounding", "blank"),
+        steps=60,
+        train="grounding",
     ),
     "mixed": Experiment(
         data="pictures",
         methods={"grpo": BY_TASK},
         shown=("grounding", "cognition", "exact", "counting"),
+        steps=60,
     ),
 }
 FAMILIES = {"clips": "qwen2_5_omni", "pictures": "qwen2_5_vl"}
 COUNTS = {"clips": {"sft": 800, "train": 600, "eval": 100}, "pictures": {"sft": 2400, "train": 1200, "eval": 240}}
 VIEWS: dict[str, View] = {"clips": "shuffled", "pictures": "blank"}
 """How media are changed for comparison."""
-COLD_STEPS = {"clips": 220, "pictures": 300}
+COLD_STEPS = {"clips": 220, "pictures": 700}
 
 Figures = dict[str, list[float]]
 """Name -> one value per held-out question."""
@@ -91,22 +100,24 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("experiment", choices=EXPERIMENTS)
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options.add_argument("--steps", type=int, default=30)
+    options.add_argument("--steps", type=int, help="default: the experiment's")
     options.add_argument("--folder", type=Path, default=Path("methods_run"))
     chosen = options.parse_args()
     experiment = EXPERIMENTS[chosen.experiment]
-    changes: dict[str, list[dict[str, float]]] = {name: [] for name in experiment.methods}
+    steps = chosen.steps or experiment.steps
+    befores: list[Figures] = []
+    afters: dict[str, list[Figures]] = {name: [] for name in experiment.methods}
     print(f"{'seed':6}{'method':12}" + "".join(f"{name + ' before, after':>30}" for name in experiment.shown))
     for seed in chosen.seeds:
         folder = chosen.folder / f"{experiment.data}-{seed}"
         cold = cold_start(folder, experiment.data, seed)
-        before = measure(folder, experiment.data, cold, seed)
+        befores.append(measure(folder, experiment.data, cold, seed))
         for method, own in experiment.methods.items():
-            run_dir = folder / f"{chosen.experiment}-{method}-{chosen.steps}"
-            config = settings(folder, experiment.train, run_dir, cold, seed, chosen.steps, own)
-            after = measure(folder, experiment.data, trained(config), seed)
-            changes[method].append(_line(seed, method, experiment.shown, before, after))
-    _summary(experiment, changes)
+            run_dir = folder / f"{chosen.experiment}-{method}-{steps}"
+            config = settings(folder, experiment.train, run_dir, cold, seed, steps, own)
+            afters[method].append(measure(folder, experiment.data, trained(config), seed))
+            _line(seed, method, experiment.shown, befores[-1], afters[method][-1])
+    _summary(experiment.shown, befores, afters)
 
 
 def cold_start(folder: Path, data: str, seed: int) -> Path:
@@ -191,6 +202,7 @@ def _figures(folder: Path, data: str, model: Path, seed: int) -> Figures:
         "direction": list(shown.values()),
         "shuffled": list(shuffled.values()),
         "gap": [shown[id] - shuffled[id] for id in shown],
+        "committed": [float(np.mean([says(answer.text) in DIRECTIONS for answer in row.answers])) for row in rows],
         "observation": [float(np.mean([sees(answer.text, golds[row.id]) for answer in row.answers])) for row in rows],
     }
 
@@ -206,34 +218,38 @@ def _scores(rows: Sequence[EvalRow], task: str) -> list[float]:
 # ---- printing, in per cent -------------------------------------------------------------------------------------
 
 
-def _line(seed: int, method: str, names: Sequence[str], before: Figures, after: Figures) -> dict[str, float]:
-    """One line of the table. Returns the figures afterwards, and under "+name" how much they changed."""
+def _line(seed: int, method: str, names: Sequence[str], before: Figures, after: Figures) -> None:
+    """One line of the table."""
     cells = [f"{_percent(before[name])} -> {_percent(after[name])}" for name in names]
     print(f"{seed:<6}{method:12}" + "".join(f"{cell:>30}" for cell in cells), flush=True)
-    return {name: 100 * float(np.mean(after[name]) - np.mean(before[name])) for name in names}
 
 
-def _percent(values: Sequence[float]) -> str:
+def _percent(values: Sequence[float], sign: str = "") -> str:
+    """Mean over questions with the half-width of its 95 % interval."""
     half = 1.96 * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{100 * np.mean(values):5.1f} +-{100 * half:4.1f}"
+    return f"{100 * np.mean(values):{sign}5.1f} +-{100 * half:4.1f}"
 
 
-def _summary(experiment: Experiment, changes: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
-    for method, of_seeds in changes.items():
-        for name in experiment.shown:
-            print(f"{method}: {name} changes by {_over_seeds([change[name] for change in of_seeds])}")
-    if len(changes) == 2:
-        (first, base), (second, other) = changes.items()
-        for name in experiment.shown:
-            apart = [b[name] - a[name] for a, b in zip(base, other, strict=True)]
-            print(f"{second} minus {first}: {name} {_over_seeds(apart)}")
+def _summary(names: Sequence[str], before: Sequence[Figures], after: Mapping[str, Sequence[Figures]]) -> None:
+    """How much each method changes a figure, and how much the second method ends over the first."""
+    for method, ends in after.items():
+        for name in names:
+            print(f"{method}: {name} changes by {_over_seeds(before, ends, name)}")
+    if len(after) == 2:
+        (first, base), (second, other) = after.items()
+        for name in names:
+            print(f"{second} minus {first}: {name} {_over_seeds(base, other, name)}")
 
 
-def _over_seeds(values: Sequence[float]) -> str:
-    """Mean over seeds with the half-width of its 95 % interval; of one seed there is none."""
-    count = len(values)
-    half = student.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5 if count > 1 else float("nan")
-    return f"{np.mean(values):+.1f} +-{half:.1f} over {count} seeds ({', '.join(f'{value:+.1f}' for value in values)})"
+def _over_seeds(old: Sequence[Figures], new: Sequence[Figures], name: str) -> str:
+    """Mean difference over seeds with the half-width of its 95 % interval (Student's t; of one seed there is none).
+
+    Then each seed's own, question by question.
+    """
+    apart = [np.subtract(b[name], a[name]) for a, b in zip(old, new, strict=True)]
+    means, count = [100 * float(np.mean(each)) for each in apart], len(apart)
+    half = student.ppf(0.975, count - 1) * np.std(means, ddof=1) / count**0.5 if count > 1 else float("nan")
+    return f"{np.mean(means):+.1f} +-{half:.1f} over {count} seeds ({'; '.join(_percent(each, '+') for each in apart)})"
 
 
 if __name__ == "__main__":
