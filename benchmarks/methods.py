@@ -1,18 +1,19 @@
 """What four methods are for, on tiny models, over several seeds, with 95 % intervals. Minutes per seed on one core.
 
-    python benchmarks/methods.py EXPERIMENT --seeds 0 1 2 [--steps 30] [--folder methods_run]
+    python benchmarks/methods.py EXPERIMENT --seeds 0 1 2 [--steps 30] [--cold-steps 300] [--folder methods_run]
 
     order       T-GRPO beside GRPO, equal in all but the bonus. An answer that names the axis of a movement gets 0.5 and
-                needs no order of frames; one that names the direction gets 1 and does. Measured: accuracy of the
-                direction, minus that with shuffled frames
+                needs no order of frames; one that names the direction does, and gets 1 if right and -0.5 if wrong.
+                Measured: accuracy of the direction, minus that with shuffled frames, and how often one is named
     perception  PA-GRPO with one reward alone, for the <observation> block: whether it names the right direction
     grounding   GRPO with the reward iou
     mixed       GRPO with a reward per task, as VLAA-Thinker: iou for boxes (perception), accuracy for colours and
                 counts (cognition)
 
 Every method starts from a short SFT on noisy demonstrations (benchmarks/method_data.py), made once per seed and kind of
-data. Prints a line per seed and method: held-out figures before and after, each a mean over questions of the mean over
-four sampled answers, with the half-width of its 95 % interval; then the mean change over seeds (Student's t).
+data (a folder holds those of one number of cold steps). Prints a line per seed and method: held-out figures before and
+after, each a mean over questions of the mean over four sampled answers, with the half-width of its 95 % interval; then
+the mean change over seeds (Student's t) and that of each seed (question by question).
 """
 
 from __future__ import annotations
@@ -76,21 +77,21 @@ EXPERIMENTS = {
         data="pictures",
         methods={"grpo": {"rewards": [IOU]}},
         shown=("grounding", "blank"),
-        steps=60,
+        steps=30,
         train="grounding",
     ),
     "mixed": Experiment(
         data="pictures",
         methods={"grpo": BY_TASK},
         shown=("grounding", "cognition", "exact", "counting"),
-        steps=60,
+        steps=30,
     ),
 }
 FAMILIES = {"clips": "qwen2_5_omni", "pictures": "qwen2_5_vl"}
 COUNTS = {"clips": {"sft": 800, "train": 600, "eval": 100}, "pictures": {"sft": 2400, "train": 1200, "eval": 240}}
 VIEWS: dict[str, View] = {"clips": "shuffled", "pictures": "blank"}
 """How media are changed for comparison."""
-COLD_STEPS = {"clips": 220, "pictures": 700}
+COLD_STEPS = {"clips": 220, "pictures": 300}
 
 Figures = dict[str, list[float]]
 """Name -> one value per held-out question."""
@@ -101,16 +102,17 @@ def main() -> None:
     options.add_argument("experiment", choices=EXPERIMENTS)
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--steps", type=int, help="default: the experiment's")
+    options.add_argument("--cold-steps", type=int, help="default: that of its data")
     options.add_argument("--folder", type=Path, default=Path("methods_run"))
     chosen = options.parse_args()
     experiment = EXPERIMENTS[chosen.experiment]
-    steps = chosen.steps or experiment.steps
+    steps, cold_steps = chosen.steps or experiment.steps, chosen.cold_steps or COLD_STEPS[experiment.data]
     befores: list[Figures] = []
     afters: dict[str, list[Figures]] = {name: [] for name in experiment.methods}
     print(f"{'seed':6}{'method':12}" + "".join(f"{name + ' before, after':>30}" for name in experiment.shown))
     for seed in chosen.seeds:
         folder = chosen.folder / f"{experiment.data}-{seed}"
-        cold = cold_start(folder, experiment.data, seed)
+        cold = cold_start(folder, experiment.data, seed, cold_steps)
         befores.append(measure(folder, experiment.data, cold, seed))
         for method, own in experiment.methods.items():
             run_dir = folder / f"{chosen.experiment}-{method}-{steps}"
@@ -120,7 +122,7 @@ def main() -> None:
     _summary(experiment.shown, befores, afters)
 
 
-def cold_start(folder: Path, data: str, seed: int) -> Path:
+def cold_start(folder: Path, data: str, seed: int, steps: int) -> Path:
     """The model that every method starts from, made once per folder."""
     if not (folder / "eval.jsonl").exists():
         write_rows(folder, data, seed, COUNTS[data])
@@ -131,7 +133,7 @@ def cold_start(folder: Path, data: str, seed: int) -> Path:
         demos = [json.loads(line)["demos"][0] for line in (folder / "sft.jsonl").read_text().splitlines()]
         build_tiny(FAMILIES[data], folder / "tiny", seed=seed, corpus=demos, fan_in_init=True)
     own = {"rewards": [{"name": "accuracy"}]}
-    return trained(settings(folder, "sft", folder / "cold", folder / "tiny", seed, COLD_STEPS[data], own))
+    return trained(settings(folder, "sft", folder / "cold", folder / "tiny", seed, steps, own))
 
 
 def trained(config: dict[str, Any]) -> Path:
