@@ -1,0 +1,169 @@
+"""The servers of a run: started or found, kept alive, and kept at the trainer's weights.
+
+One process, rank 0, has the fleet. A thread of it looks at every server once a second: one that died is started again
+(counted, at most `restarts` times), and one that does not have the current weights, because it was started again by us
+or by someone else, is given them. Whoever waits for a server only has to wait until it says that it has the version it
+should have.
+
+vLLM tells the weights of every token by a label that we set after each push; ours has a part that no other run shares.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mmreason.errors import EngineError
+from mmreason.rollout.servers import ServerProcess, healthy
+from mmreason.rollout.web import Lost, Web
+
+LOOK_S = 1.0
+"""Seconds between two looks at the servers."""
+QUICK_S = 30.0
+"""Longest wait for a small command to a server that is well."""
+
+
+class Control:
+    """Commands to one vLLM server, which must run with VLLM_SERVER_DEV_MODE=1. All raise Lost and EngineError."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.web = url, Web(url)
+
+    def version(self) -> str:
+        """The label of the weights in use."""
+        return str(self.web.get("/weight_info", QUICK_S)["weight_version"])
+
+    def load(self, folder: Path, version: str, timeout_s: float) -> None:
+        """Take the weights of a checkpoint folder, which the server must see under the same name."""
+        wanted = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}, "timeout": timeout_s}
+        self.web.post("/collective_rpc", wanted, timeout_s)
+        self.label(version)
+
+    def label(self, version: str) -> None:
+        """Forget what was computed by earlier weights, prompts and media, and name these."""
+        # Requests that were cut off hold blocks of the prefix cache for a moment.
+        end = time.monotonic() + QUICK_S
+        while not self.web.post("/reset_prefix_cache", {}, QUICK_S)["success"]:
+            if time.monotonic() > end:
+                raise EngineError(f"{self.url}: the prefix cache of the earlier weights could not be reset")
+            time.sleep(0.1)
+        self.web.post("/reset_encoder_cache", {}, QUICK_S)
+        self.web.post("/update_weight_version", {"new_version": version}, QUICK_S)
+
+
+class Fleet:
+    """Servers that we start (`processes`), or that run already (`urls`).
+
+    start_s: how long a start may take; load_s: how long taking new weights may; restarts: how many in all.
+    """
+
+    def __init__(
+        self,
+        processes: Sequence[ServerProcess] = (),
+        urls: Sequence[str] = (),
+        *,
+        start_s: float = 600.0,
+        load_s: float = 600.0,
+        restarts: int = 3,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        assert bool(processes) != bool(urls), "servers are started, or found"
+        self.processes, self._start_s, self._load_s = list(processes), start_s, load_s
+        self._found, self._left, self._say = list(urls), restarts, say
+        self.restarted = 0
+        """How many times a server was started again."""
+        self.failure: EngineError | None = None
+        """Why a server is given up; every wait for it ends with this."""
+        self._folder: Path | None = None
+        self._version = ""
+        self._lock = threading.Lock()  # around everything that changes the weights of a server
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="rollout servers", daemon=True)
+
+    @property
+    def urls(self) -> list[str]:
+        """Where the servers are; a server that is started again stays where it was."""
+        return [process.url for process in self.processes] or self._found
+
+    def open(self) -> None:
+        """Start the servers, all at once, and wait until each is well. Raises EngineError."""
+        try:
+            for process in self.processes:
+                process.start()
+            for process in self.processes:
+                process.wait_until_healthy(self._start_s)
+            for url in self._found:
+                _require_reachable(url)
+        except BaseException:
+            self.close()
+            raise
+        self._thread.start()
+
+    def push(self, folder: Path, version: str) -> None:
+        """Give the weights in `folder`, from now on called `version`, to every server. Raises EngineError.
+
+        A server that is down at the moment gets them when it is up again; waiting for it is the caller's.
+        """
+        with self._lock:
+            self._folder, self._version = folder, version
+            with ThreadPoolExecutor(len(self.urls)) as pool:
+                list(pool.map(self._push_one, self.urls))
+
+    def close(self) -> None:
+        """Stop the servers that we started."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(QUICK_S)
+        for process in self.processes:
+            process.stop()
+
+    def _push_one(self, url: str) -> None:
+        assert self._folder is not None
+        with contextlib.suppress(Lost):  # the thread finds out what has become of it
+            Control(url).load(self._folder, self._version, self._load_s)
+
+    def _keep(self) -> None:
+        while not self._closing.wait(LOOK_S):
+            try:
+                for process in self.processes:
+                    if not process.alive:
+                        self._start_again(process)
+                for url in self.urls:
+                    self._bring_up_to_date(url)
+            except EngineError as error:
+                self.failure = error
+                return
+
+    def _start_again(self, process: ServerProcess) -> None:
+        if self._left == 0:
+            raise EngineError(
+                f"{process.name} died, and was started again {self.restarted} times already "
+                f"(rollout.options.restarts); {process.log} says why"
+            )
+        self._left, self.restarted = self._left - 1, self.restarted + 1
+        self._say(f"{process.name} died; it is started again ({self._left} left), its prompts are generated again")
+        process.start()
+        process.wait_until_healthy(self._start_s, self._closing.is_set)
+
+    def _bring_up_to_date(self, url: str) -> None:
+        with self._lock:
+            if self._version and healthy(url):
+                with contextlib.suppress(Lost):
+                    if Control(url).version() != self._version:
+                        self._push_one(url)
+
+
+def _require_reachable(url: str) -> None:
+    """Raises EngineError unless a vLLM server with its control routes is there."""
+    try:
+        Control(url).version()
+    except Lost as lost:
+        raise EngineError(f"no rollout server answers: {lost}; start it, or correct rollout.options.urls") from None
+    except EngineError as error:
+        raise EngineError(
+            f"{error}; start the server with VLLM_SERVER_DEV_MODE=1 and --enable-scale-out (docs/rollout.md, Servers)"
+        ) from None

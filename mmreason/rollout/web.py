@@ -1,0 +1,102 @@
+"""One HTTP server as a rollout engine uses it: many requests at a time, JSON both ways, ended at once when need be.
+
+Written on `http.client`: every thread keeps its connection open. What fails is one of two: `Lost`, where the server is
+gone, does not answer in time or says that it cannot work now, and another try may help; or an `EngineError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+from typing import Any
+from urllib.parse import urlsplit
+
+from mmreason.errors import EngineError
+
+SHOWN = 300
+"""Characters of a reply that an error shows."""
+
+
+class Lost(Exception):
+    """No usable answer from the server: it is gone, late, or was stopped."""
+
+
+class Web:
+    """Requests to one server, from any thread. Example: `Web("http://127.0.0.1:8123").post("/resume", {}, 10.0)`"""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._mine = threading.local()
+        self._open: set[http.client.HTTPConnection] = set()
+        self._lock = threading.Lock()
+
+    def get(self, path: str, timeout_s: float) -> Any:
+        """The JSON of the reply. Raises Lost and EngineError."""
+        return self._ask("GET", path, None, timeout_s)
+
+    def post(self, path: str, body: Any, timeout_s: float) -> Any:
+        """The JSON of the reply to a JSON request; None where it is empty. Raises Lost and EngineError."""
+        return self._ask("POST", path, json.dumps(body).encode(), timeout_s)
+
+    def cut(self) -> None:
+        """End every request that is under way: each raises Lost."""
+        with self._lock:
+            connections = list(self._open)
+        for connection in connections:
+            if (sock := connection.sock) is not None:
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    sock.shutdown(socket.SHUT_RDWR)
+
+    def _ask(self, method: str, path: str, body: bytes | None, timeout_s: float) -> Any:
+        used = getattr(self._mine, "connection", None)
+        try:
+            status, content = self._send(method, path, body, timeout_s)
+        except (OSError, http.client.HTTPException) as error:
+            self._drop()
+            if used is None or isinstance(error, TimeoutError):
+                raise Lost(f"{self.url}{path}: {type(error).__name__}: {error}") from None
+            # A connection that was kept open may have been closed by the server meanwhile.
+            return self._ask(method, path, body, timeout_s)
+        shown = content[:SHOWN].decode("utf-8", "replace")
+        if status >= 500:
+            raise Lost(f"{self.url}{path}: HTTP {status}: {shown}")
+        if status != 200:
+            raise EngineError(f"{self.url}{path}: HTTP {status}: {shown}")
+        try:
+            return json.loads(content) if content else None
+        except ValueError:
+            raise EngineError(f"{self.url}{path}: expected JSON, got {shown!r}; is it a vLLM server?") from None
+
+    def _send(self, method: str, path: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:
+        connection = self._connection(timeout_s)
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        connection.request(method, path, body, headers)
+        reply = connection.getresponse()
+        return reply.status, reply.read()
+
+    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        """This thread's connection, with the time-out of this request."""
+        connection: http.client.HTTPConnection | None = getattr(self._mine, "connection", None)
+        if connection is None:
+            place = urlsplit(self.url)
+            connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=timeout_s)
+            connection.connect()
+            assert connection.sock is not None
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._mine.connection = connection
+            with self._lock:
+                self._open.add(connection)
+        assert connection.sock is not None
+        connection.sock.settimeout(max(timeout_s, 0.001))
+        return connection
+
+    def _drop(self) -> None:
+        connection: http.client.HTTPConnection | None = getattr(self._mine, "connection", None)
+        self._mine.connection = None
+        if connection is not None:
+            with self._lock:
+                self._open.discard(connection)
+            connection.close()
