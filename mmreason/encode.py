@@ -10,6 +10,7 @@ would end a turn or claim a place among the media, and as plain text no model ha
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -50,6 +51,7 @@ class Encoder:
             pipeline,
             data,
         )
+        self._one_at_a_time = threading.RLock()  # neither decoders nor tokenizers are for several threads at once
         added = tokenizer.added_tokens_decoder.values()
         special = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
         self._special = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)))
@@ -65,7 +67,8 @@ class Encoder:
         if view == "none":
             samples = [without_media(sample) for sample in samples]
         refs = [ref for sample in samples for ref in sample.media]
-        found = iter(self.pipeline.tensors(refs, view, seed))
+        with self._one_at_a_time:
+            found = iter(self.pipeline.tensors(refs, view, seed))
         return [self.prompt(sample, [next(found) for _ in sample.media]) for sample in samples]
 
     def prompt(self, sample: Sample, media: Sequence[tuple[MediaTensors, ...] | MediaError]) -> Encoded | MMReasonError:
@@ -144,7 +147,8 @@ class Encoder:
 
     def places(self, text: str) -> list[tuple[int, int]]:
         """The characters (start, end) of each token of a text; tokens that are bytes of one character share it."""
-        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        with self._one_at_a_time:
+            found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         return [(int(start), int(end)) for start, end in found]
 
     def text(self, ids: Tensor) -> str:
@@ -152,7 +156,8 @@ class Encoder:
         kept: list[int] = ids.tolist()
         while kept and kept[-1] in self._invisible:
             kept.pop()
-        decoded: str = self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        with self._one_at_a_time:
+            decoded: str = self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return decoded
 
     # ---- parts of a prompt -------------------------------------------------------------------------------------------
@@ -195,7 +200,8 @@ class Encoder:
         return replace(sample, geometry=geometry), prompt
 
     def _tokenize(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        with self._one_at_a_time:
+            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def _completed(self, sample: Sample) -> tuple[Message, ...]:

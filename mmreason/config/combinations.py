@@ -238,6 +238,21 @@ def _support_is_narrowed(config: RunConfig) -> Iterator[str]:
         yield "grpo.options.support: rollout.top_p is 1 and top_k 0, so every id can be chosen; drop this option"
 
 
+def _ahead_is_possible(config: RunConfig) -> Iterator[str]:
+    rollout = config.rollout
+    if not rollout.ahead:
+        return
+    if rollout.engine != "server":
+        yield (
+            f"rollout.ahead: 1, but rollout.engine {rollout.engine} samples with what trains meanwhile; use server, "
+            "or ahead: 0"
+        )
+    if config.train.method == "grpo" and config.grpo.off_policy == "none":
+        yield "rollout.ahead: 1, but grpo.off_policy is none: answers are one step old; use token_truncate"
+    if rollout.entropy_target is not None:
+        yield "rollout.ahead: 1, but rollout.entropy_target sets the temperature by the step before; drop one of them"
+
+
 def _temperature_is_within_its_bounds(config: RunConfig) -> Iterator[str]:
     rollout, option = config.rollout, config.grpo.option
     if rollout.entropy_target is None:
@@ -329,6 +344,7 @@ _CHECKS = (
     _something_is_mixed,
     _replay_is_whole,
     _support_is_narrowed,
+    _ahead_is_possible,
     _temperature_is_within_its_bounds,
     _grpo_has_rewards,
     _gates_are_rewards,

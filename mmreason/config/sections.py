@@ -158,6 +158,9 @@ class RolloutConfig(Section):
     """Who samples: our own decode loop (hf), vLLM in the trainer's processes (vllm), or vLLM servers (server)."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Settings of the engine (docs/rollout.md lists them); hf has none."""
+    ahead: int = Field(0, ge=0, le=1)
+    """1: sample a step's answers while the step before is trained on, by weights one step old (engine server; needs
+    grpo.off_policy)."""
     n: int = Field(8, ge=1)
     """Answers per prompt (the group size G)."""
     temperature: float = Field(1.0, gt=0)

@@ -108,6 +108,10 @@ class AnswerEngine(ABC):
         ]
         return [tuple(rollouts[start : start + n]) for start in range(0, len(rollouts), n)]
 
+    def cancel(self) -> None:
+        """End what other threads are sampling: they raise EngineError soon. Only servers sample in other threads."""
+        return
+
     def extend(self, contexts: Sequence[Context], params: SamplingParams, seeds: Sequence[int]) -> list[Segment]:
         """One policy segment below each path; its parent is the path's last segment."""
         return [answer.segment for answer in self.sample(contexts, params, seeds)]

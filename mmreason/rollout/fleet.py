@@ -37,6 +37,10 @@ class Control:
         """The label of the weights in use."""
         return str(self.web.get("/weight_info", QUICK_S)["weight_version"])
 
+    def use_positions(self, rules: str) -> None:
+        """Have the trainer's positions computed in its workers (vllm_worker.py)."""
+        self.web.post("/collective_rpc", {"method": "use_trainer_positions", "args": [rules]}, QUICK_S)
+
     def load(self, folder: Path, version: str, timeout_s: float) -> None:
         """Take the weights of a checkpoint folder, which the server must see under the same name."""
         wanted = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}, "timeout": timeout_s}
@@ -58,7 +62,8 @@ class Control:
 class Fleet:
     """Servers that we start (`processes`), or that run already (`urls`).
 
-    start_s: how long a start may take; load_s: how long taking new weights may; restarts: how many in all.
+    start_s: how long a start may take; load_s: how long taking new weights may; restarts: how many in all; rules: those
+    of the trainer's positions, where the family's positions have several axes.
     """
 
     def __init__(
@@ -69,11 +74,12 @@ class Fleet:
         start_s: float = 600.0,
         load_s: float = 600.0,
         restarts: int = 3,
+        rules: str | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         assert bool(processes) != bool(urls), "servers are started, or found"
         self.processes, self._start_s, self._load_s = list(processes), start_s, load_s
-        self._found, self._left, self._say = list(urls), restarts, say
+        self._found, self._left, self._rules, self._say = list(urls), restarts, rules, say
         self.restarted = 0
         """How many times a server was started again."""
         self.failure: EngineError | None = None
@@ -124,7 +130,10 @@ class Fleet:
     def _push_one(self, url: str) -> None:
         assert self._folder is not None
         with contextlib.suppress(Lost):  # the thread finds out what has become of it
-            Control(url).load(self._folder, self._version, self._load_s)
+            control = Control(url)
+            if self._rules is not None:
+                control.use_positions(self._rules)
+            control.load(self._folder, self._version, self._load_s)
 
     def _keep(self) -> None:
         while not self._closing.wait(LOOK_S):

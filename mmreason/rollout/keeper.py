@@ -7,8 +7,8 @@ command leaves behind (a "child subreaper"), and kills all of it as soon as
 - PARENT, the process that started the keeper, is gone, also by SIGKILL;
 - SIGTERM or SIGINT arrives: the command is told first, and has GRACE seconds.
 
-Should the keeper itself be killed, the kernel kills the command (PR_SET_PDEATHSIG); the rest of its process group, which
-is the keeper's own, is killed by `servers.ServerProcess`. Runs by itself, with nothing but the standard library; Linux.
+Should the keeper itself be killed, the kernel kills the command (PR_SET_PDEATHSIG), and `servers.ServerProcess` the
+rest of its process group, which is the keeper's own. Runs by itself, with nothing but the standard library; Linux.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ deadline.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -30,6 +29,8 @@ from mmreason.rollout.web import Lost, Web
 GENERATE = "/inference/v1/generate"
 LOOK_S = 1.0
 """Seconds between two questions whether a server is back."""
+TRIES = 10
+"""How often an answer is asked for: a server may die a few times, and one that fails always is given up."""
 
 
 class ServerEngine(AnswerEngine):
@@ -59,27 +60,32 @@ class ServerEngine(AnswerEngine):
         self.remade = 0
         """How many answers were asked for again."""
         self._places = [_Place(url, concurrency, self._failure) for url in urls]
-        self._stopped = threading.Event()
+        self._calls: set[_Call] = set()
 
     def sample(self, contexts: Sequence[Context], params: SamplingParams, seeds: Sequence[int]) -> list[Answer]:
         """One answer below each path; `seeds[i]` belongs to path i. Raises EngineError."""
         assert len(contexts) == len(seeds), "one seed per context"
-        end = time.monotonic() + self.deadline_s
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, context in enumerate(contexts):
-            groups.setdefault(tuple(map(id, context)), []).append(index)
-        done: queue.SimpleQueue[tuple[int, Future[Answer]]] = queue.SimpleQueue()
-        for number, indices in enumerate(groups.values()):
-            place = self._places[number % len(self._places)]
-            prompt = _Prompt(contexts[indices[0]], self.rules, self.fields)
-            for index in indices:
-                task = _Task(self, place, prompt, params, seeds[index], end)
-                place.pool.submit(task.run).add_done_callback(_reporter(done, index))
-        return self._collected(done, len(contexts), end)
+        call = _Call(self, params)
+        self._calls.add(call)
+        try:
+            groups: dict[tuple[int, ...], list[int]] = {}
+            for index, context in enumerate(contexts):
+                groups.setdefault(tuple(map(id, context)), []).append(index)
+            asked: dict[int, Future[Answer]] = {}
+            for number, indices in enumerate(groups.values()):
+                place = self._places[number % len(self._places)]
+                prompt = _Prompt(contexts[indices[0]], self.rules, self.fields)
+                for index in indices:
+                    asked[index] = place.pool.submit(call.answer, place, prompt, seeds[index])
+            return [asked[index].result() for index in range(len(contexts))]
+        finally:
+            call.over.set()  # what is left of it after an error
+            self._calls.discard(call)
 
     def cancel(self) -> None:
-        """End what is under way: every call of `sample` raises EngineError soon."""
-        self._stopped.set()
+        """End what other threads are sampling: their calls raise EngineError soon."""
+        for call in list(self._calls):
+            call.over.set()
         for place in self._places:
             place.web.cut()
 
@@ -87,128 +93,105 @@ class ServerEngine(AnswerEngine):
         """Cancel, and stop the servers that are ours."""
         self.cancel()
         for place in self._places:
-            place.pool.shutdown(wait=False, cancel_futures=True)
+            place.pool.shutdown(cancel_futures=True)
+            place.web.close()
         if self.fleet is not None:
             self.fleet.close()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether `cancel` was called."""
-        return self._stopped.is_set()
 
     def _failure(self) -> EngineError | None:
         return self.fleet.failure if self.fleet is not None else None
 
-    def _collected(self, done: queue.SimpleQueue[tuple[int, Future[Answer]]], count: int, end: float) -> list[Answer]:
-        answers: dict[int, Answer] = {}
-        while len(answers) < count:
-            try:
-                index, future = done.get(timeout=max(0.0, end - time.monotonic()) + QUICK_S)
-            except queue.Empty:  # not even the requests' own deadlines
-                raise self.late() from None
-            answers[index] = future.result()
-        return [answers[index] for index in range(count)]
-
-    def late(self) -> EngineError:
-        """What to raise when the deadline is over."""
-        where = ", ".join(place.web.url for place in self._places)
-        return EngineError(
-            f"waited {self.deadline_s:g} s for answers by the weights of step {self.weight_version} from {where}; where "
-            "answers take that long, raise rollout.options.deadline_s, else the servers' logs say what they do"
-        )
-
 
 class _Place:
-    """One server, its requests' threads, and what it should know of media."""
+    """One server, and the threads of its requests."""
 
     def __init__(self, url: str, concurrency: int, failure: Callable[[], EngineError | None]) -> None:
-        self.web, self._failure = Web(url), failure
+        self.web, self._failure = Web(url, keep=True), failure
         self.pool = ThreadPoolExecutor(concurrency, thread_name_prefix=f"rollouts {url}")
         self._asking = threading.Lock()
 
-    def wait_for(self, version: str, end: float, stopped: threading.Event) -> bool:
-        """Wait until it has these weights; False when `end` came first. Raises EngineError where it is given up."""
+    def wait_for(self, version: str, over: Callable[[], bool]) -> None:
+        """Wait until it has these weights, or until `over()`. Raises EngineError where it is given up."""
         with self._asking:  # one of the waiting threads asks
-            while time.monotonic() < end and not stopped.is_set():
+            while not over():
                 if (failure := self._failure()) is not None:
                     raise failure
                 try:
                     if self.web.get("/weight_info", QUICK_S)["weight_version"] == version:
-                        return True
+                        return
                 except Lost:
                     pass
-                stopped.wait(LOOK_S)
-        return False
+                time.sleep(LOOK_S)
 
 
 class _Prompt:
     """A path as requests carry it: in full, or with its media named only."""
 
     def __init__(self, context: Context, rules: MediaRules, fields: EngineFields) -> None:
-        self.context = context
-        self.given = engine_input(context, rules, fields)
+        self.context, self.given = context, engine_input(context, rules, fields)
         _require_sendable(self.given)
-        self.lock = threading.Lock()
-        self.sent_to: str | None = None
-        """The label of the server's weights when it was given the media."""
+        self.sending = threading.Lock()
+        self.sent = self.given["type"] != "multimodal"
+        """Whether the server was given the media."""
 
     def body(self, params: Mapping[str, Any], *, whole: bool) -> dict[str, Any]:
-        ids = self.given["prompt_token_ids"]
-        body: dict[str, Any] = {"token_ids": ids, "sampling_params": params}
+        body: dict[str, Any] = {"token_ids": self.given["prompt_token_ids"], "sampling_params": params}
         if self.given["type"] == "multimodal":
             body["features"] = _features(self.given, whole=whole)
         return body
 
 
-class _Task:
-    """One answer."""
+class _Call:
+    """What the answers of one call of `sample` have in common."""
 
-    def __init__(
-        self, engine: ServerEngine, place: _Place, prompt: _Prompt, params: SamplingParams, seed: int, end: float
-    ) -> None:
-        self.engine, self.place, self.prompt, self.params, self.seed = engine, place, prompt, params, seed
-        self.end, self.version = end, engine.version
+    def __init__(self, engine: ServerEngine, params: SamplingParams) -> None:
+        self.engine, self.params = engine, params
+        self.version, self.step = engine.version, engine.weight_version
+        self.end = time.monotonic() + engine.deadline_s
+        self.over = threading.Event()
 
-    def run(self) -> Answer:
-        """Ask until there is an answer by the right weights."""
-        again = False
-        while True:
-            if self.engine.stopped:
-                raise EngineError("the rollout engine was closed")
-            if time.monotonic() >= self.end:
-                raise self.engine.late()
-            try:
-                return self._answer(whole=again)
-            except Lost:
-                self.engine.remade += 1
-                again = True
-            if not self.place.wait_for(self.version, self.end, self.engine._stopped) and not self.engine.stopped:
-                raise self.engine.late()
-
-    def _answer(self, *, whole: bool) -> Answer:
+    def answer(self, place: _Place, prompt: _Prompt, seed: int) -> Answer:
+        """Ask until there is an answer by the right weights. Raises EngineError."""
         engine = self.engine
-        params = request_params(self.params, self.seed, engine.banned, engine.end_ids)
-        if self.prompt.given["type"] == "multimodal" and not whole:
-            self._bring_media(params)
-        choice = self._ask(self.prompt.body(params, whole=whole))
+        params = request_params(self.params, seed, engine.banned, engine.end_ids)
+        for number in range(TRIES):
+            try:
+                choice = self._choice(place, prompt, params, again=number > 0)
+                return answer_of(sampled_of(choice), prompt.context, self.params, engine.decoder, self.step)
+            except Lost as lost:
+                self._require_time(place)
+                reason = str(lost)
+                engine.remade += 1
+            self.over.wait(min(number, 1) * LOOK_S)  # the first time it may be the media that are missing, no more
+            place.wait_for(self.version, lambda: self.over.is_set() or time.monotonic() > self.end)
+            self._require_time(place)
+        raise EngineError(f"gave up on an answer after {TRIES} tries, the last one: {reason}")
+
+    def _choice(self, place: _Place, prompt: _Prompt, params: Mapping[str, Any], *, again: bool) -> dict[str, Any]:
+        with prompt.sending:
+            if not prompt.sent:
+                self._ask(place, prompt.body({**params, "max_tokens": 1, "logprobs": None}, whole=True))
+                prompt.sent = True
+        choice = self._ask(place, prompt.body(params, whole=again))
         versions = {span["version"] for span in choice["weight_versions"] or ()}
         if versions != {self.version}:
-            raise Lost(f"{self.place.web.url}: answered with the weights {sorted(versions)}, not {self.version}")
-        return answer_of(
-            sampled_of(choice), self.prompt.context, self.params, engine.decoder, engine.weight_version
-        )
-
-    def _bring_media(self, params: Mapping[str, Any]) -> None:
-        """Send the prompt's media, unless an answer beside this one did."""
-        with self.prompt.lock:
-            if self.prompt.sent_to != self.version:
-                self._ask(self.prompt.body({**params, "max_tokens": 1, "logprobs": None}, whole=True))
-                self.prompt.sent_to = self.version
-
-    def _ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        left = max(self.end - time.monotonic(), 0.001)
-        choice: dict[str, Any] = self.place.web.post(GENERATE, body, left)["choices"][0]
+            raise Lost(f"{place.web.url}: answered by the weights {sorted(versions)}, expected {self.version}")
         return choice
+
+    def _ask(self, place: _Place, body: Mapping[str, Any]) -> dict[str, Any]:
+        self._require_time(place)
+        choice: dict[str, Any] = place.web.post(GENERATE, body, max(self.end - time.monotonic(), 0.001))["choices"][0]
+        return choice
+
+    def _require_time(self, place: _Place) -> None:
+        if self.over.is_set():
+            raise EngineError("sampling was cancelled")
+        if time.monotonic() >= self.end:
+            raise EngineError(
+                f"waited {self.engine.deadline_s:g} s for answers by the weights of step {self.step} from "
+                f"{place.web.url}; where answers take that long, raise rollout.options.deadline_s, else its log says "
+                "what it does"
+            )
 
 
 def sampled_of(choice: Mapping[str, Any]) -> Sampled:
@@ -250,9 +233,3 @@ def _require_sendable(given: Mapping[str, Any]) -> None:
             f"a prompt has a {kinds[0]} with other tokens between its own (a video with its sound, or with times as "
             "words), which vLLM's servers cannot be sent; use rollout.engine: vllm for such data"
         )
-
-
-def _reporter(
-    done: queue.SimpleQueue[tuple[int, Future[Answer]]], index: int
-) -> Callable[[Future[Answer]], None]:
-    return lambda future: done.put((index, future))

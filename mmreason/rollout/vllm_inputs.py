@@ -81,12 +81,12 @@ def _place(item: MediaTensors, start: int, mask: Tensor) -> Placed:
 
 def engine_input(context: Context, rules: MediaRules, fields: EngineFields) -> dict[str, Any]:
     """A path of segments as vLLM's `TokensInput` or `MultiModalInput`; `fields` is that of the family's row."""
-    from vllm.multimodal.inputs import MultiModalKwargsItem, MultiModalKwargsItems, PlaceholderRange
-
     ids = torch.cat([segment.ids for segment in context])
     places = placed(ids, [item for segment in context for item in segment.media], rules)
     if not places:
         return {"type": "token", "prompt_token_ids": ids.tolist()}
+    from vllm.multimodal.inputs import MultiModalKwargsItem, MultiModalKwargsItems, PlaceholderRange
+
     by_kind = {kind: [place for place in places if place.item.kind == kind] for kind in fields}
     present = {kind: found for kind, found in by_kind.items() if found}
     items = {

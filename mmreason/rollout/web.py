@@ -25,10 +25,13 @@ class Lost(Exception):
 
 
 class Web:
-    """Requests to one server, from any thread. Example: `Web("http://127.0.0.1:8123").post("/resume", {}, 10.0)`"""
+    """Requests to one server, from any thread. Example: `Web("http://127.0.0.1:8123").post("/resume", {}, 10.0)`
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    keep: keep connections open for the thread's next request; then close it.
+    """
+
+    def __init__(self, url: str, *, keep: bool = False) -> None:
+        self.url, self._keep = url, keep
         self._mine = threading.local()
         self._open: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
@@ -50,10 +53,20 @@ class Web:
                 with contextlib.suppress(OSError):  # closed meanwhile
                     sock.shutdown(socket.SHUT_RDWR)
 
+    def close(self) -> None:
+        """Close what was kept open. No request may be under way."""
+        with self._lock:
+            for connection in self._open:
+                connection.close()
+            self._open.clear()
+        self._mine = threading.local()
+
     def _ask(self, method: str, path: str, body: bytes | None, timeout_s: float) -> Any:
         used = getattr(self._mine, "connection", None)
         try:
             status, content = self._send(method, path, body, timeout_s)
+            if not self._keep:
+                self._drop()
         except (OSError, http.client.HTTPException) as error:
             self._drop()
             if used is None or isinstance(error, TimeoutError):
@@ -80,13 +93,16 @@ class Web:
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
         """This thread's connection, with the time-out of this request."""
         connection: http.client.HTTPConnection | None = getattr(self._mine, "connection", None)
+        if connection is not None and connection.sock is None:  # closed after the last reply, as the server asked
+            self._drop()
+            connection = None
         if connection is None:
             place = urlsplit(self.url)
             connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=timeout_s)
+            self._mine.connection = connection
             connection.connect()
             assert connection.sock is not None
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._mine.connection = connection
             with self._lock:
                 self._open.add(connection)
         assert connection.sock is not None

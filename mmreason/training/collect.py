@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from mmreason.training.contrast import contrast_scores
 from mmreason.training.outcomes import rewards_of, teaches
 from mmreason.training.replay import Replay
 from mmreason.training.run import Run
-from mmreason.training.tally import Tally, tally_contrast, tally_groups
+from mmreason.training.tally import Tally, tally_contrast, tally_groups, tally_staleness
 from mmreason.types import Rollout, RolloutGroup, Sample, Score, Segment
 
 
@@ -42,16 +43,20 @@ class Collected:
 def collect(run: Run, step: int) -> Collected:
     """Sample groups until this process has its share of useful ones, or `grpo.max_refills` is used up."""
     config, tally = run.config, Tally()
+    run.quarantine.step = step
     kept: list[RolloutGroup] = []
     left_out: RolloutGroup | None = None
     sampled = tokens = 0
-    with run.engine.whole_parameters():
+    # Servers have weights of their own, and what is collected ahead must not wait for other processes.
+    with run.engine.whole_parameters() if config.rollout.engine == "hf" else contextlib.nullcontext():
         for attempt in range(1 + config.grpo.max_refills):
             wanted = run.share(config.train.prompts_per_step) - len(kept)
             if wanted == 0 or run.stop_requested:
                 break
             groups = sample_groups(run, step, attempt, wanted)
             tally_groups(tally, groups)
+            if config.rollout.ahead:
+                tally_staleness(tally, groups, step)
             if run.feed.replay is not None:
                 note_hard(run.feed.replay, groups)
             if config.grpo.contrast_view:

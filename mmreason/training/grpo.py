@@ -17,7 +17,8 @@ from mmreason.algorithms.advantages import NEEDS_CRITIC
 from mmreason.algorithms.clips import WHOLE_GROUPS
 from mmreason.config.columns import spans_of
 from mmreason.errors import ConfigError
-from mmreason.training.collect import Collected, collect, is_masked
+from mmreason.training.ahead import Collector
+from mmreason.training.collect import Collected, is_masked
 from mmreason.training.credit import advantages_of, credit
 from mmreason.training.critic import with_values
 from mmreason.training.objective import kl_coefficient, kl_sums, objective_of, row_loss
@@ -33,9 +34,9 @@ CARRIED = ("kl", "kl_coef", "temperature", "entropy/sampled")
 
 def train_grpo(run: Run) -> None:
     """Run every remaining step."""
-    config, inputs = run.config, TermInputs(run)
+    config, inputs, collector = run.config, TermInputs(run), Collector(run)
     for step in run.steps():
-        collected = collect(run, step)
+        collected = collector.take(step)
         run.check_stop()
         groups = with_demos(run, collected.groups)
         sampled = sampling_metrics(run, collected)
@@ -69,6 +70,7 @@ def train_grpo(run: Run) -> None:
         if config.rollout.entropy_target is not None:
             metrics["temperature"] = run.temperature
         run.carried = {name: metrics[name] for name in CARRIED if name in metrics}
+        collector.settle()
         run.finish_step(step, metrics, tokens=tokens)
 
 

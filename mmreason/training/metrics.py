@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -65,26 +66,38 @@ class MetricsLog:
 
 
 class Stopwatch:
-    """Seconds per named stage of a step. `entering` is told each stage as it begins."""
+    """Seconds per named stage of a step. `entering` is told each stage as it begins.
+
+    Stages of other threads than the one that made it run beside the step: they are measured apart, and nobody is told.
+    """
 
     def __init__(self, entering: Callable[[str], None] = lambda stage: None) -> None:
         self.seconds: dict[str, float] = {}
-        self._entering = entering
+        self.beside: dict[str, float] = {}
+        self._entering, self._thread = entering, threading.get_ident()
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        self._entering(stage)
+        mine = threading.get_ident() == self._thread
+        if mine:
+            self._entering(stage)
         started = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+            seconds = self.seconds if mine else self.beside
+            seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started
 
     def lap(self) -> dict[str, float]:
-        """What was measured since the last lap, as metrics `time/STAGE`, with `time/step` their sum."""
+        """What was measured since the last lap, as metrics `time/STAGE`, with `time/step` their sum.
+
+        What ran beside is `time/ahead/STAGE`, and no part of the sum.
+        """
         seconds, self.seconds = self.seconds, {}
+        beside, self.beside = self.beside, {}
         named = {f"time/{stage}": round(value, 4) for stage, value in seconds.items()}
-        return {**named, "time/step": round(sum(seconds.values()), 4)}
+        apart = {f"time/ahead/{stage}": round(value, 4) for stage, value in beside.items()}
+        return {**named, **apart, "time/step": round(sum(seconds.values()), 4)}
 
 
 class Progress:

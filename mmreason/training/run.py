@@ -88,6 +88,8 @@ class Run:
         self.stop_requested = False
         self.carried: dict[str, float] = {}
         """Numbers that a method hands from each step to the next; saved with the run."""
+        self.feed_state: dict[str, Any] | None = None
+        """Of the feed before the next step, where that step's samples are taken already (ahead.py)."""
         self._unsaved = False
         self._announced: set[str] = set()
         if self.engine.is_main:
@@ -268,7 +270,7 @@ class Run:
     def _mark(self) -> None:
         """Remember the state before the next step: what `save` writes, even when that step has begun."""
         self._before: dict[str, Any] = {
-            "feed": self.feed.state,
+            "feed": self.feed.state if self.feed_state is None else self.feed_state,
             "random": self.engine.random_state(),
             "carried": self.carried,
         }

@@ -30,6 +30,15 @@ class Tally:
         return {name: value / count for name, (value, count) in sorted(joined.totals.items()) if count}
 
 
+def tally_staleness(tally: Tally, groups: Sequence[RolloutGroup], step: int) -> None:
+    """`rollout/staleness`: how many optimizer steps the weights that sampled for `step` were behind those it trains."""
+    for group in groups:
+        for rollout in group.rollouts:
+            for segment in rollout.segments:
+                if segment.kind == "policy":
+                    tally.add("rollout/staleness", step - 1 - segment.weight_version)
+
+
 def tally_contrast(tally: Tally, groups: Sequence[RolloutGroup]) -> None:
     """How much better answers are with the media than in the contrast view, over groups that have both.
 

@@ -1,0 +1,203 @@
+"""Answers over HTTP while servers die, come back, are late, or have other weights. vLLM itself: tests/integration."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmreason.errors import EngineError
+from mmreason.policy.positions import MediaRules
+from mmreason.rollout.base import SamplingParams
+from mmreason.rollout.fleet import Control, Fleet
+from mmreason.rollout.keeper import below
+from mmreason.rollout.servers import ServerProcess, healthy
+from mmreason.rollout.vllm_client import ServerEngine
+from mmreason.rollout.web import Lost, Web
+from mmreason.types import Rollout, Segment
+from tests.unit.rollout import stand_in
+
+PARAMS = SamplingParams(max_new_tokens=4)
+SEEDS = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+
+
+class Decoder:
+    def text(self, ids: Tensor) -> str:
+        return " ".join(map(str, ids.tolist()))
+
+
+def prompts() -> list[Segment]:
+    ids = [torch.arange(5) + start for start in (10, 20, 30)]
+    return [Segment(kind="prompt", ids=one, loss_mask=torch.zeros(5, dtype=torch.bool)) for one in ids]
+
+
+def process(tmp_path: Path, seconds: float, number: int = 0) -> ServerProcess:
+    return ServerProcess(
+        f"rollout server {number}",
+        lambda port: [sys.executable, "-S", stand_in.__file__, str(port), str(seconds)],
+        tmp_path / f"server-{number}.log",
+    )
+
+
+def folder(tmp_path: Path, name: str) -> Path:
+    made = tmp_path / name
+    made.mkdir()
+    (made / "weights").write_text(name)
+    return made
+
+
+Opened = Callable[..., ServerEngine]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Opened]:
+    """Engines on servers of their own, which have the weights "first", labelled "run:1"."""
+    engines: list[ServerEngine] = []
+
+    def make(*, seconds: float = 0.0, servers: int = 1, restarts: int = 3, deadline_s: float = 60.0) -> ServerEngine:
+        said: list[str] = []
+        fleet = Fleet(
+            [process(tmp_path, seconds, number) for number in range(servers)],
+            start_s=30,
+            load_s=10,
+            restarts=restarts,
+            say=said.append,
+        )
+        fleet.open()
+        engine = ServerEngine(
+            fleet.urls,
+            rules=MediaRules(placeholder={}, wrapper={}),
+            fields={},
+            banned=[0],
+            end_ids=[1],
+            decoder=Decoder(),
+            concurrency=4,
+            deadline_s=deadline_s,
+            fleet=fleet,
+        )
+        engines.append(engine)
+        fleet.push(folder(tmp_path, "first"), "run:1")
+        engine.version, engine.weight_version = "run:1", 1
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+def ids(groups: list[tuple[Rollout, ...]]) -> list[list[list[int]]]:
+    return [[rollout.segments[0].ids.tolist() for rollout in group] for group in groups]
+
+
+def server_pid(engine: ServerEngine, number: int = 0) -> int:
+    assert engine.fleet is not None
+    kept = engine.fleet.processes[number]._keeper
+    assert kept is not None
+    return below(kept.pid)[0]
+
+
+def test_each_answer_is_that_of_its_prompt_and_seed(opened: Opened) -> None:
+    one = opened()
+    found = one.generate(prompts(), 3, PARAMS, SEEDS)
+    assert len({tuple(answer) for group in ids(found) for answer in group}) == 9
+    assert found[0][0].finish_reason == "length"
+    assert found[0][0].segments[0].weight_version == 1
+    assert found[2][1].seed == 8
+    assert ids(one.generate(prompts()[1:], 3, PARAMS, SEEDS[1:])) == ids(found)[1:]
+    assert one.remade == 0
+
+
+def test_two_servers_share_the_prompts_and_have_the_same_weights(opened: Opened) -> None:
+    engine = opened(servers=2, seconds=0.4)
+    began = time.monotonic()
+    engine.generate(prompts()[:2], 3, PARAMS, SEEDS[:2])
+    assert time.monotonic() - began < 0.75  # one server answers 4 requests at a time
+    assert engine.fleet is not None
+    assert [Control(url).version() for url in engine.fleet.urls] == ["run:1", "run:1"]
+
+
+def test_a_server_killed_in_the_middle_comes_back_with_the_weights_and_nothing_is_lost(opened: Opened) -> None:
+    engine = opened(seconds=0.4)
+    expected = ids(engine.generate(prompts(), 3, PARAMS, SEEDS))
+    threading.Timer(0.6, os.kill, (server_pid(engine), signal.SIGKILL)).start()
+    assert ids(engine.generate(prompts(), 3, PARAMS, SEEDS)) == expected
+    assert engine.fleet is not None
+    assert engine.fleet.restarted == 1
+    assert engine.remade > 0
+
+
+def test_a_server_that_dies_too_often_ends_the_run(opened: Opened) -> None:
+    engine = opened(seconds=0.4, restarts=0)
+    threading.Timer(0.2, os.kill, (server_pid(engine), signal.SIGKILL)).start()
+    with pytest.raises(EngineError, match=r"rollout server 0 died, and was started again 0 times already .*restarts"):
+        engine.generate(prompts(), 3, PARAMS, SEEDS)
+
+
+def test_answers_by_other_weights_are_not_taken(opened: Opened) -> None:
+    engine = opened()
+    expected = ids(engine.generate(prompts(), 3, PARAMS, SEEDS))
+    assert engine.fleet is not None
+    Control(engine.fleet.urls[0]).label("default")  # as if it had been started again by someone else
+    assert ids(engine.generate(prompts(), 3, PARAMS, SEEDS)) == expected
+    assert engine.remade > 0
+
+
+def test_new_weights_give_new_answers_of_the_new_version(opened: Opened, tmp_path: Path) -> None:
+    engine = opened()
+    before = ids(engine.generate(prompts(), 3, PARAMS, SEEDS))
+    assert engine.fleet is not None
+    engine.fleet.push(folder(tmp_path, "second"), "run:2")
+    engine.version, engine.weight_version = "run:2", 2
+    after = engine.generate(prompts(), 3, PARAMS, SEEDS)
+    assert ids(after) != before
+    assert after[0][0].segments[0].weight_version == 2
+
+
+def test_a_wait_ends_at_its_deadline_and_says_for_what_it_was(opened: Opened) -> None:
+    engine = opened(seconds=30, deadline_s=0.5)
+    began = time.monotonic()
+    with pytest.raises(
+        EngineError, match=r"waited 0.5 s for answers by the weights of step 1 from http://127\.0\.0\.1:"
+    ):
+        engine.generate(prompts(), 3, PARAMS, SEEDS)
+    assert time.monotonic() - began < 10
+
+
+def test_sampling_is_cancelled_and_the_engine_goes_on(opened: Opened) -> None:
+    engine = opened(seconds=1.0)
+    threading.Timer(0.3, engine.cancel).start()
+    began = time.monotonic()
+    with pytest.raises(EngineError, match="cancelled"):
+        engine.generate(prompts(), 3, PARAMS, SEEDS)
+    assert time.monotonic() - began < 2.5
+    assert len(engine.generate(prompts(), 1, PARAMS, [[1], [2], [3]])) == 3
+
+
+def test_servers_of_others_are_looked_for(tmp_path: Path) -> None:
+    absent = Fleet(urls=["http://127.0.0.1:9"])
+    with pytest.raises(EngineError, match=r"no rollout server answers: http://127\.0\.0\.1:9.*urls"):
+        absent.open()
+
+
+def test_a_reply_that_is_an_error_is_told_apart_from_none(tmp_path: Path) -> None:
+    served = process(tmp_path, 0)
+    served.start()
+    served.wait_until_healthy(30)
+    web = Web(served.url)
+    assert web.get("/weight_info", 5) == {"weight_version": "default"}
+    served.stop()
+    assert not healthy(served.url)
+    with pytest.raises(Lost, match="weight_info"):
+        web.get("/weight_info", 5)
+    served.start()
+    served.wait_until_healthy(30)
+    assert web.get("/weight_info", 5) == {"weight_version": "default"}  # by a new connection
+    served.stop()
