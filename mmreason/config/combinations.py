@@ -247,8 +247,8 @@ def _ahead_is_possible(config: RunConfig) -> Iterator[str]:
             f"rollout.ahead: 1, but rollout.engine {rollout.engine} samples with what trains meanwhile; use server, "
             "or ahead: 0"
         )
-    if config.train.method == "grpo" and config.grpo.off_policy == "none":
-        yield "rollout.ahead: 1, but grpo.off_policy is none: answers are one step old; use token_truncate"
+    if config.train.method == "grpo" and config.grpo.clip in DISCO:
+        yield f"rollout.ahead: 1, but grpo.clip {config.grpo.clip} has no weight for answers one step old; use ahead: 0"
     if rollout.entropy_target is not None:
         yield "rollout.ahead: 1, but rollout.entropy_target sets the temperature by the step before; drop one of them"
 
@@ -316,8 +316,7 @@ def _grpo_is_read(config: RunConfig) -> Iterator[str]:
     unread = [
         name
         for name, field in fields.items()
-        if name not in READ_BY[method]
-        and getattr(config.grpo, name) != field.get_default(call_default_factory=True)
+        if name not in READ_BY[method] and getattr(config.grpo, name) != field.get_default(call_default_factory=True)
     ]
     if unread:
         read = f"only {', '.join(READ_BY[method])} of this section" if READ_BY[method] else "nothing of this section"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from mmreason.config.grpo_options import DISCO
 from mmreason.config.section import Section
@@ -59,6 +60,30 @@ class LocalOptions(VllmOptions):
 
 class ServerOptions(VllmOptions):
     """vLLM servers, started by the run or found at their addresses."""
+
+    servers: int = Field(1, ge=1)
+    """How many servers to start on the node of rank 0; prompts are dealt out to them."""
+    urls: tuple[str, ...] = ()
+    """Addresses of servers that run already, on this node or others; then none is started."""
+    host: str = "127.0.0.1"
+    """Where started servers listen: this machine alone, or its address in a private network."""
+    devices: tuple[str, ...] = ()
+    """CUDA_VISIBLE_DEVICES of each server that is started, such as ["4,5", "6,7"]; (): the trainer's."""
+    restarts: int = Field(3, ge=0)
+    """How often, in all, a server that died is started again; then the run ends."""
+    concurrency: int = Field(64, ge=1)
+    """Answers that each server works on at a time, for each process of the run."""
+    load_s: float = Field(600.0, gt=0)
+    """Longest time for a server to take new weights."""
+
+    @model_validator(mode="after")
+    def _servers_are_started_or_found(self) -> ServerOptions:
+        if self.devices and len(self.devices) != self.servers:
+            raise ValueError(f"devices: {len(self.devices)} entries for {self.servers} servers; give one for each")
+        for url in self.urls:
+            if not re.fullmatch(r"http://[\w.:\[\]-]+", url):
+                raise ValueError(f"urls: {url!r}; expected addresses such as 'http://10.0.3.7:8000'")
+        return self
 
 
 ENGINE_OPTIONS: dict[str, type[Section]] = {"hf": HfOptions, "vllm": LocalOptions, "server": ServerOptions}

@@ -112,6 +112,10 @@ class AnswerEngine(ABC):
         """End what other threads are sampling: they raise EngineError soon. Only servers sample in other threads."""
         return
 
+    def close(self) -> None:
+        """End what the engine started."""
+        return
+
     def extend(self, contexts: Sequence[Context], params: SamplingParams, seeds: Sequence[int]) -> list[Segment]:
         """One policy segment below each path; its parent is the path's last segment."""
         return [answer.segment for answer in self.sample(contexts, params, seeds)]

@@ -41,11 +41,10 @@ class Control:
         """Have the trainer's positions computed in its workers (vllm_worker.py)."""
         self.web.post("/collective_rpc", {"method": "use_trainer_positions", "args": [rules]}, QUICK_S)
 
-    def load(self, folder: Path, version: str, timeout_s: float) -> None:
-        """Take the weights of a checkpoint folder, which the server must see under the same name."""
+    def load(self, folder: Path, timeout_s: float) -> None:
+        """Take the weights in a folder, which the server must see under the same name; others stay as they are."""
         wanted = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}, "timeout": timeout_s}
         self.web.post("/collective_rpc", wanted, timeout_s)
-        self.label(version)
 
     def label(self, version: str) -> None:
         """Forget what was computed by earlier weights, prompts and media, and name these."""
@@ -63,7 +62,8 @@ class Fleet:
     """Servers that we start (`processes`), or that run already (`urls`).
 
     start_s: how long a start may take; load_s: how long taking new weights may; restarts: how many in all; rules: those
-    of the trainer's positions, where the family's positions have several axes.
+    of the trainer's positions, where the family's positions have several axes; frozen: a folder with all weights, for a
+    server that is new: those that are pushed need only be the ones that training changes.
     """
 
     def __init__(
@@ -75,17 +75,19 @@ class Fleet:
         load_s: float = 600.0,
         restarts: int = 3,
         rules: str | None = None,
+        frozen: Path | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         assert bool(processes) != bool(urls), "servers are started, or found"
         self.processes, self._start_s, self._load_s = list(processes), start_s, load_s
-        self._found, self._left, self._rules, self._say = list(urls), restarts, rules, say
+        self._found, self._left, self._say = list(urls), restarts, say
+        self._rules, self._frozen = rules, frozen
         self.restarted = 0
         """How many times a server was started again."""
         self.failure: EngineError | None = None
         """Why a server is given up; every wait for it ends with this."""
         self._folder: Path | None = None
-        self._version = ""
+        self._version = self._before = ""
         self._lock = threading.Lock()  # around everything that changes the weights of a server
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="rollout servers", daemon=True)
@@ -115,7 +117,7 @@ class Fleet:
         A server that is down at the moment gets them when it is up again; waiting for it is the caller's.
         """
         with self._lock:
-            self._folder, self._version = folder, version
+            self._folder, self._version, self._before = folder, version, self._version
             with ThreadPoolExecutor(len(self.urls)) as pool:
                 list(pool.map(self._push_one, self.urls))
 
@@ -129,11 +131,15 @@ class Fleet:
 
     def _push_one(self, url: str) -> None:
         assert self._folder is not None
+        control = Control(url)
         with contextlib.suppress(Lost):  # the thread finds out what has become of it
-            control = Control(url)
-            if self._rules is not None:
-                control.use_positions(self._rules)
-            control.load(self._folder, self._version, self._load_s)
+            if not self._before or control.version() != self._before:
+                if self._rules is not None:
+                    control.use_positions(self._rules)
+                if self._frozen is not None:
+                    control.load(self._frozen, self._load_s)
+            control.load(self._folder, self._load_s)
+            control.label(self._version)
 
     def _keep(self) -> None:
         while not self._closing.wait(LOOK_S):

@@ -59,11 +59,23 @@ class ServerEngine(AnswerEngine):
         self.version = ""
         self.remade = 0
         """How many answers were asked for again."""
-        self._places = [_Place(url, concurrency, self._failure) for url in urls]
+        self.concurrency = concurrency
+        self._places: list[Place] = []
         self._calls: set[_Call] = set()
+        self.use(urls)
+
+    def use(self, urls: Sequence[str]) -> None:
+        """Ask these servers from here on."""
+        self._places = [Place(url, self.concurrency, self._failure) for url in urls]
 
     def sample(self, contexts: Sequence[Context], params: SamplingParams, seeds: Sequence[int]) -> list[Answer]:
         """One answer below each path; `seeds[i]` belongs to path i. Raises EngineError."""
+        return self.sample_at(self._places, contexts, params, seeds)
+
+    def sample_at(
+        self, places: Sequence[Place], contexts: Sequence[Context], params: SamplingParams, seeds: Sequence[int]
+    ) -> list[Answer]:
+        """The same, from these of the servers."""
         assert len(contexts) == len(seeds), "one seed per context"
         call = _Call(self, params)
         self._calls.add(call)
@@ -73,7 +85,7 @@ class ServerEngine(AnswerEngine):
                 groups.setdefault(tuple(map(id, context)), []).append(index)
             asked: dict[int, Future[Answer]] = {}
             for number, indices in enumerate(groups.values()):
-                place = self._places[number % len(self._places)]
+                place = places[number % len(places)]
                 prompt = _Prompt(contexts[indices[0]], self.rules, self.fields)
                 for index in indices:
                     asked[index] = place.pool.submit(call.answer, place, prompt, seeds[index])
@@ -102,8 +114,8 @@ class ServerEngine(AnswerEngine):
         return self.fleet.failure if self.fleet is not None else None
 
 
-class _Place:
-    """One server, and the threads of its requests."""
+class Place:
+    """One server, and the threads of the requests to it."""
 
     def __init__(self, url: str, concurrency: int, failure: Callable[[], EngineError | None]) -> None:
         self.web, self._failure = Web(url, keep=True), failure
@@ -150,7 +162,7 @@ class _Call:
         self.end = time.monotonic() + engine.deadline_s
         self.over = threading.Event()
 
-    def answer(self, place: _Place, prompt: _Prompt, seed: int) -> Answer:
+    def answer(self, place: Place, prompt: _Prompt, seed: int) -> Answer:
         """Ask until there is an answer by the right weights. Raises EngineError."""
         engine = self.engine
         params = request_params(self.params, seed, engine.banned, engine.end_ids)
@@ -167,7 +179,7 @@ class _Call:
             self._require_time(place)
         raise EngineError(f"gave up on an answer after {TRIES} tries, the last one: {reason}")
 
-    def _choice(self, place: _Place, prompt: _Prompt, params: Mapping[str, Any], *, again: bool) -> dict[str, Any]:
+    def _choice(self, place: Place, prompt: _Prompt, params: Mapping[str, Any], *, again: bool) -> dict[str, Any]:
         with prompt.sending:
             if not prompt.sent:
                 self._ask(place, prompt.body({**params, "max_tokens": 1, "logprobs": None}, whole=True))
@@ -178,12 +190,12 @@ class _Call:
             raise Lost(f"{place.web.url}: answered by the weights {sorted(versions)}, expected {self.version}")
         return choice
 
-    def _ask(self, place: _Place, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _ask(self, place: Place, body: Mapping[str, Any]) -> dict[str, Any]:
         self._require_time(place)
         choice: dict[str, Any] = place.web.post(GENERATE, body, max(self.end - time.monotonic(), 0.001))["choices"][0]
         return choice
 
-    def _require_time(self, place: _Place) -> None:
+    def _require_time(self, place: Place) -> None:
         if self.over.is_set():
             raise EngineError("sampling was cancelled")
         if time.monotonic() >= self.end:
