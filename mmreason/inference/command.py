@@ -55,6 +55,8 @@ def _add_sampling(infer: argparse.ArgumentParser) -> None:
                        "thoughts and answer (default: think,answer)")  # fmt: skip
     infer.add_argument("--engine", choices=("auto", "hf", "vllm"), default="auto", help="auto: vLLM where it is "
                        "installed, else our decode loop")  # fmt: skip
+    infer.add_argument("--json-schema", metavar="FILE", help="answers are JSON of this schema (vLLM)")
+    infer.add_argument("--regex", metavar="TEXT", help="answers match this expression (vLLM)")
     infer.add_argument("--reward", metavar="NAME", dest="rewards", action="append", default=[], help="score the "
                        "answers, as in `mmreason score`")  # fmt: skip
     infer.add_argument("--score", action="store_true", help="score with the rewards of --config")

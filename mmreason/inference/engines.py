@@ -1,50 +1,95 @@
-"""Opening a model for batch inference: who answers (`--engine`), and what prepares its prompts."""
+"""Opening a model for batch inference: what prepares its prompts, and who answers them (`--engine`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from mmreason.config import MediaConfig, RunConfig
 from mmreason.encode import Encoder
+from mmreason.errors import ConfigError
 from mmreason.inference.generate import DecodeLoop, Generator
 from mmreason.inference.options import InferOptions
-from mmreason.policy.policy import load_policy
-from mmreason.processors.base import MediaTraits
+from mmreason.policy.front import load_front
+from mmreason.policy.policy import banned_ids, end_ids, load_policy
 from mmreason.processors.pipeline import MediaPipeline
 from mmreason.rollout.hf import HFEngine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """A model that answers, with what makes prompts for it."""
+class Front:
+    """A checkpoint before its weights are read: enough to prepare prompts while the engine starts."""
 
-    generator: Generator
-    encoder: Encoder
-    traits: MediaTraits
-    processor: Any
+    def __init__(self, config: RunConfig) -> None:
+        """Raises ModelError: unknown family, a broken checkpoint."""
+        found = load_front(config.model)
+        self.family, self.model, self.processor = found.family, found.config, found.processor
+        self._media, self._traits = config.media, found.family.traits(found.config)
+        unused = self._pipeline(config.media.model_copy(update={"workers": 0}), None)
+        rules = found.family.rules(found.config)
+        self.encoder = Encoder(found.processor, found.processor.tokenizer, rules, unused, config.data)
 
-    def pipeline(self, media: MediaConfig, root: str | None) -> MediaPipeline:
+    def reader_pipeline(self, root: str | None) -> MediaPipeline:
         """Media for one reader: one decoding process, and no memory of media, since every file is used once."""
-        config = media.model_copy(update={"workers": min(1, media.workers), "memory_gb": 0.0})
-        return MediaPipeline(config, self.traits, self.processor, root)
+        workers = min(1, self._media.workers)
+        return self._pipeline(self._media.model_copy(update={"workers": workers, "memory_gb": 0.0}), root)
+
+    def _pipeline(self, media: MediaConfig, root: str | None) -> MediaPipeline:
+        return MediaPipeline(media, self._traits, self.processor, root)
 
 
-def open_engine(options: InferOptions, config: RunConfig, say: Callable[[str], None]) -> Opened:
-    """The engine that was asked for; one line says which it is. Raises ModelError, ConfigError."""
-    return _decode_loop(options, config, say)
+def engine_of(options: InferOptions) -> str:
+    """ "hf" or "vllm". Raises ConfigError: vLLM is asked for, by name or by structured output, and is not there."""
+    installed = find_spec("vllm") is not None
+    if options.engine == "vllm" and not installed:
+        raise ConfigError("--engine vllm: vLLM is not installed; pip install 'mmreason[vllm]', or --engine hf")
+    name = ("vllm" if installed else "hf") if options.engine == "auto" else options.engine
+    if name == "hf" and options.guide:
+        raise ConfigError("--json-schema, --regex: only vLLM can hold answers to them; install it, or leave them out")
+    return name
 
 
-def _decode_loop(options: InferOptions, config: RunConfig, say: Callable[[str], None]) -> Opened:
+def open_generator(front: Front, options: InferOptions, config: RunConfig, say: Callable[[str], None]) -> Generator:
+    """Who answers; one line says it. Raises ModelError."""
+    if engine_of(options) == "vllm":
+        return _vllm(front, options, config, say)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    why = "" if options.engine == "hf" else " (vLLM is not installed)"
+    say(f"infer: our own decode loop on {device}{why}")
     policy = load_policy(config.model, device, trained=False)
-    traits = policy.family.traits(policy.base.config)
-    media = MediaPipeline(config.media.model_copy(update={"workers": 0}), traits, policy.processor)
-    encoder = Encoder(policy.processor, policy.tokenizer, policy.rules, media, config.data)
-    engine = HFEngine(policy, encoder, config.rollout.max_rows)
-    say(f"infer: our own decode loop on {device}")
-    loop = DecodeLoop(engine, options.params(config), options.n, options.seed)
-    return Opened(generator=loop, encoder=encoder, traits=traits, processor=policy.processor)
+    engine = HFEngine(policy, front.encoder, config.rollout.max_rows)
+    return DecodeLoop(engine, options.params(config), options.n, options.seed)
+
+
+def _vllm(front: Front, options: InferOptions, config: RunConfig, say: Callable[[str], None]) -> Generator:
+    from mmreason.inference.continuous import ContinuousBatching, start_vllm
+
+    params = options.params(config)
+    engine = start_vllm(config, front.family, front.model, params.max_new_tokens, options.n)
+    import vllm
+
+    say(f"infer: vLLM {vllm.__version__}")
+    tokenizer: Any = front.processor.tokenizer
+    return ContinuousBatching(
+        engine,
+        front.family,
+        front.model,
+        front.encoder,
+        params,
+        banned=banned_ids(front.family, front.encoder.rules, tokenizer).tolist(),
+        end_ids=end_ids(_generation(config), tokenizer),
+        n=options.n,
+        seed=options.seed,
+        most=max(1, 2 * config.rollout.max_rows // options.n),
+        guide=options.guide,
+    )
+
+
+def _generation(config: RunConfig) -> GenerationConfig | None:
+    try:
+        return GenerationConfig.from_pretrained(config.model.path, revision=config.model.revision)
+    except OSError:  # the checkpoint has none
+        return None

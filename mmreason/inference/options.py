@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,10 @@ class InferOptions:
     tags: tuple[str, str] = ("think", "answer")
     """Tags of thoughts and answer."""
     engine: EngineName = "auto"
+    json_schema: str | Path | Mapping[str, Any] | None = None
+    """Answers are JSON of this schema (a file, or the schema itself); vLLM only."""
+    regex: str | None = None
+    """Answers match this expression as a whole; vLLM only."""
     shard: tuple[int, int] = (1, 1)
     """(i, n): the i-th of n parts, from 1."""
     rewards: Sequence[str] = ()
@@ -81,6 +86,15 @@ class InferOptions:
             raise ConfigError(f"--n {self.n} --temperature 0: all answers would be the same; give a higher temperature")
         if self.score and (self.config is None or self.rewards):
             raise ConfigError("--score: scores with the rewards of --config; give that, and no --reward")
+
+    @property
+    def guide(self) -> dict[str, Any]:
+        """What answers are held to: {"json": schema}, {"regex": ...} or {}. Raises ConfigError."""
+        if self.json_schema is not None and self.regex is not None:
+            raise ConfigError("--json-schema and --regex are both given, expected one of them")
+        if self.regex is not None:
+            return {"regex": self.regex}
+        return {} if self.json_schema is None else {"json": _schema(self.json_schema)}
 
     @property
     def selection(self) -> Selection:
@@ -139,8 +153,21 @@ class InferOptions:
             "stop": list(params.stop),
             "seed": self.seed,
             "tags": list(self.tags),
+            **self.guide,
             "rewards": list(self.rewards) or (values_of_rewards(values) if self.score else []),
         }
+
+
+def _schema(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(given, Mapping):
+        return dict(given)
+    try:
+        found = json.loads(Path(given).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--json-schema {given}: cannot be read ({error})") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"--json-schema {given}: expected an object, the schema")
+    return found
 
 
 def values_of_rewards(values: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmreason.config import RunConfig
 from mmreason.errors import ConfigError
-from mmreason.inference.engines import open_engine
+from mmreason.inference.engines import Front, engine_of, open_generator
 from mmreason.inference.gallery import make_gallery
 from mmreason.inference.generate import Finished, Generator
 from mmreason.inference.items import Item, Listing, list_items
@@ -60,6 +60,7 @@ def infer(options: InferOptions, say: Callable[[str], None] | None = None) -> In
     say = say or _say
     config = options.run_config()
     options.params(config)
+    engine_of(options)
     root = None if options.root is None else Path(options.root)
     listing = list_items(str(options.source), options.selection, root)
     _check_prompt(options, listing)
@@ -127,18 +128,20 @@ class _Run:
         rewards = [parse_reward(text) for text in options.rewards] or (list(config.rewards) if options.score else [])
         with ExitStack() as stack:
             scorer = stack.enter_context(Scorer(rewards, config.scoring, options.n, options.tags))
-            opened = open_engine(options, config, say)
-            stack.callback(opened.generator.close)
+            front = Front(config)
             root = None if self.listing.root.is_file() else str(self.listing.root)
             reader = Reader(
                 items,
-                Preparer(opened.encoder, self.listing.root, options.prompt, sound=options.sound),
-                lambda: opened.pipeline(config.media, root),
+                Preparer(front.encoder, self.listing.root, options.prompt, sound=options.sound),
+                lambda: front.reader_pipeline(root),
                 threads=max(1, config.media.workers),
-                most=max(2, 2 * opened.generator.room),
+                most=max(2, 2 * config.rollout.max_rows // options.n),
                 most_bytes=config.media.memory_gb * 1e9,
             )
-            yield stack.enter_context(reader), opened.generator, scorer
+            stack.enter_context(reader)  # first: it reads on while the engine starts
+            generator = open_generator(front, options, config, say)
+            stack.callback(generator.close)
+            yield reader, generator, scorer
 
     def _drive(self, reader: Reader, generator: Generator, scorer: Scorer) -> None:
         """Keep the engine full; write what is finished."""

@@ -267,8 +267,8 @@ def load_policy(config: ModelConfig, device: torch.device | str = "cpu", *, trai
         processor=processor,
         tokenizer=processor.tokenizer,
         rules=rules,
-        banned=_banned_ids(family, rules, processor.tokenizer),
-        end_ids=_end_ids(base.generation_config, processor.tokenizer),
+        banned=banned_ids(family, rules, processor.tokenizer),
+        end_ids=end_ids(base.generation_config, processor.tokenizer),
         formulation=_formulation(config, base.device),
     )
 
@@ -328,14 +328,16 @@ def _formulation(config: ModelConfig, device: torch.device) -> Formulation:
     return "merge" if device.type == "cpu" else "flex"
 
 
-def _banned_ids(family: Family, rules: MediaRules, tokenizer: Any) -> Tensor:
+def banned_ids(family: Family, rules: MediaRules, tokenizer: Any) -> Tensor:
+    """int64 [K]: what may never be sampled, placeholders of media and the tokens around them."""
     vocabulary = tokenizer.get_vocab()
     around = (token for pair in family.wrappers.values() for token in pair)
     named = [*family.more_banned, *family.placeholders.values(), *around]
     return torch.tensor(sorted({*rules.special_ids, *(vocabulary[token] for token in named if token in vocabulary)}))
 
 
-def _end_ids(generation: GenerationConfig | None, tokenizer: Any) -> tuple[int, ...]:
+def end_ids(generation: GenerationConfig | None, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end an answer."""
     configured = generation.eos_token_id if generation is not None else None
     ends = configured if isinstance(configured, list) else [configured]
     return tuple(sorted({end for end in [*ends, tokenizer.eos_token_id] if end is not None}))

@@ -27,7 +27,7 @@ SMALL = [
     *("media.image_min_pixels=784", "media.image_max_pixels=3136", "media.video_min_pixels=784"),
     *("media.video_max_pixels=3136", "media.video_max_frames=4", "rollout.max_rows=8"),
 ]
-OPTIONS: dict[str, Any] = {"prompt": "What is {name}?", "max_new_tokens": 6}
+OPTIONS: dict[str, Any] = {"prompt": "What is {name}?", "max_new_tokens": 6, "engine": "hf"}
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_a_folder_per_item_and_rows_with_prompts(media: Path, tiny_omni: Path, t
     (root / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     found = mmreason.infer(
         root / "q.jsonl", *SMALL, model=tiny_omni, out=tmp_path / "q.jsonl", prompt="{meta.q}", max_new_tokens=3,
-        n=3, temperature=1.0, rewards=["accuracy"],
+        engine="hf", n=3, temperature=1.0, rewards=["accuracy"],
     )  # fmt: skip
     rows = rows_of(tmp_path / "q.jsonl")
     assert (found.answered, found.errors) == (3, 2)
@@ -199,7 +199,16 @@ def test_killed_and_stopped_there_is_no_hole_and_no_double(
 ) -> None:
     out = tmp_path / "r.jsonl"
     line = [sys.executable, "-m", "mmreason.cli", "infer", str(media), "--model", str(tiny_omni), "--out", str(out)]
-    line += ["--prompt", OPTIONS["prompt"], "--max-new-tokens", "6", *SMALL[:-1], "rollout.max_rows=2"]
+    line += [
+        "--engine",
+        "hf",
+        "--prompt",
+        OPTIONS["prompt"],
+        "--max-new-tokens",
+        "6",
+        *SMALL[:-1],
+        "rollout.max_rows=2",
+    ]
 
     def start_until(count: int, number: signal.Signals) -> subprocess.Popen[str]:
         process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
