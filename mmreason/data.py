@@ -131,7 +131,9 @@ def _read(source: DataSource, media_root: str | None) -> Iterator[tuple[str, Sam
             yield origin, row
             continue
         try:
-            yield origin, sample_from_row(native_row(row, origin, adapter), origin, root)
+            native = native_row(row, origin, adapter)
+            if native is not None or row is None:
+                yield origin, sample_from_row(native, origin, root)
         except DataError as error:
             yield origin, error if name == "native" else DataError(f"{error} (read as {name})")
 

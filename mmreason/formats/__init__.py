@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmreason.errors import DataError, PluginError
+from mmreason.formats.answered import inferred
 from mmreason.formats.audio_qa import omni_instruct, r1_aqa
 from mmreason.formats.conversations import conversation, is_conversation
 from mmreason.formats.prompts import easyr1, trl, verl
@@ -20,7 +21,8 @@ from mmreason.formats.video_r1 import video_r1
 from mmreason.plugins import load_symbol
 from mmreason.row_checks import cleaned
 
-Adapter = Callable[[Mapping[str, Any]], dict[str, Any]]
+Adapter = Callable[[Mapping[str, Any]], dict[str, Any] | None]
+"""None leaves the row out."""
 
 FIRST_ROWS = 10
 """Rows in which a known format is looked for."""
@@ -49,8 +51,9 @@ def native(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 FORMATS: dict[str, Format] = {
-    "native": Format(native, ("messages",), where=lambda row: not is_conversation(row)),
-    "chat": Format(conversation, ("messages",), where=is_conversation),
+    "native": Format(native, ("messages",), unless=("settings",), where=lambda row: not is_conversation(row)),
+    "infer": Format(inferred, ("messages", "status", "settings")),
+    "chat": Format(conversation, ("messages",), unless=("settings",), where=is_conversation),
     "sharegpt": Format(conversation, ("conversations",)),
     "video_r1": Format(video_r1, ("problem", "problem_type")),
     "easyr1": Format(easyr1, ("problem", "answer"), unless=("problem_type",)),
@@ -93,7 +96,10 @@ def recognised(rows: Sequence[Any], path: str) -> str:
 
 
 def native_row(row: Any, origin: str, adapter: Adapter) -> Any:
-    """The row as the native parser wants it; what is no object is left to it. Raises DataError."""
+    """The row as the native parser wants it; what is no object is left to it. None for an object that is left out.
+
+    Raises DataError.
+    """
     if adapter is native or not isinstance(row, Mapping):
         return row
     row = cleaned(row, origin)

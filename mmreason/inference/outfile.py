@@ -17,11 +17,10 @@ from typing import Any
 
 from mmreason.errors import ConfigError, DataError
 from mmreason.evaluation.file import digest
+from mmreason.formats.answered import NESTED
 from mmreason.inference.rows import Row
 
 ENDINGS = (".jsonl", ".parquet", ".csv")
-NESTED = ("messages", "answers", "score", "answer", "options", "golds", "meta")
-"""Columns that Parquet and CSV have as JSON text."""
 COLUMNS = (
     *("id", "status", "reason", "text", "parsed", "thinking", "tokens", "prompt_tokens", "truncated", "seconds"),
     *("votes", "task", "source", "model", "engine", "settings", *NESTED),

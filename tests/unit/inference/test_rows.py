@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from mmreason.data import sample_from_row
+from mmreason.config import DataSource
+from mmreason.data import load_samples, sample_from_row
 from mmreason.errors import ConfigError, DataError
 from mmreason.inference.outfile import OutFile, rows_file, settings_file
 from mmreason.inference.rows import Answer, answer_of, answered, described, failed, majority
@@ -137,6 +138,24 @@ def test_tables_are_made_from_the_rows(tmp_path: Path, ending: str) -> None:
     assert json.loads(rows[0]["meta"]) == {"k": [1, "ü"]}
     with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
         assert file.done == {'a,"b"\n', "c"}
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_answers_are_training_data(tmp_path: Path, ending: str) -> None:
+    out = tmp_path / f"r.{ending}"
+    stamp = {"source": "d", "model": "m", "engine": "hf"}
+    answers = [answer_of("<answer>owl</answer>", 7, False)]
+    asked = sample(answer="5", options=("5", "6"), meta={"k": 1})
+    with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
+        base = described("b/7.png", asked, ["b/7.png", "b/8.mp4"], {**stamp, "settings": file.hash})
+        file.append(answered(base, answers, prompt_tokens=9, seconds=0.5))
+        file.append(failed({**base, "id": "bad"}, "empty"))
+        file.finish()
+    (found,) = load_samples(DataSource(path=str(out)), media_root=str(tmp_path))
+    assert found.demos == ("<answer>owl</answer>",)
+    assert (found.id, found.answer, found.options, found.source) == ("b/7.png", "5", ("5", "6"), "d")
+    assert [ref.path for ref in found.media] == [str(tmp_path / "b/7.png"), str(tmp_path / "b/8.mp4")]
+    assert (found.meta["k"], found.meta["parsed"], found.meta["model"]) == (1, "owl", "m")
 
 
 def test_a_full_disk_leaves_whole_rows(tmp_path: Path, small_disk: Any) -> None:
