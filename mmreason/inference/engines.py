@@ -90,6 +90,6 @@ def _vllm(front: Front, options: InferOptions, config: RunConfig, say: Callable[
 
 def _generation(config: RunConfig) -> GenerationConfig | None:
     try:
-        return GenerationConfig.from_pretrained(config.model.path, revision=config.model.revision)
+        return GenerationConfig.from_pretrained(config.model.path, revision=config.model.revision or "main")
     except OSError:  # the checkpoint has none
         return None
