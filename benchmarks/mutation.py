@@ -6,8 +6,8 @@
 
 mutants.py says what is changed. A mutant counts as found when a test fails, crashes or comes to no end; a test counts
 only if it passed with nothing changed. First the change is made in place and the tests that run the changed function
-are run, the quick ones first, up to `--seconds` of processor; what survives, and what is no function's, is then
-imported anew. Tests left out can only make the result worse, never better.
+are run, the quick ones first, up to `--seconds` of processor; what is no function's is then imported anew. Tests left
+out can only make the result worse, never better. A run that was stopped goes on with the same --out.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def run_part(part: str, picked: Sequence[Mutant], shadow: Path, seconds: float, 
             tests = tests_of(mutant, seen, seconds)
             limit = SPARE_S + 5 * sum(seen[test].seconds for test in tests)
             verdict = in_place(session, mutant, [items[test] for test in tests], limit) if tests else Verdict(None)
-            if verdict.found:
+            if verdict.found is not None:
                 say(mutant, verdict)
             else:
                 write(notes, {"mutant": asdict(mutant), "tests": in_few_files(tests), "limit": limit})
@@ -124,6 +124,10 @@ def look_apart(session: Session, modules: Sequence[str], notes: Path) -> dict[st
     notes.touch()
     rows = json.loads(path.read_text())
     return {test: Seen(s, passed, {(file, line) for file, line in ran}) for test, (s, passed, ran) in rows.items()}
+
+
+def place_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["path"], row["line"], row["place"], row["nth"]
 
 
 def write(path: Path, record: Mapping[str, Any]) -> None:
@@ -162,7 +166,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=12, help="mutants per module; 0: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--seconds", type=float, default=20.0, help="of tests per mutant, as long as they take unchanged"
+        "--seconds", type=float, default=5.0, help="of tests per mutant, as long as they take unchanged"
     )
     parser.add_argument(
         "--out", default="", help="JSON lines of all mutants, whether they were found, and by which test"
@@ -185,8 +189,10 @@ def main() -> None:
         def say(mutant: Mutant, verdict: Verdict) -> None:
             write(out, {**asdict(mutant), "found": bool(verdict.found), "by": verdict.by})
 
+        done = {place_of(json.loads(line)) for line in out.read_text().splitlines()} if out.exists() else set()
         for part in PARTS:
             picked = chosen(part, arguments.words, arguments.each, arguments.seed)
+            picked = [mutant for mutant in picked if place_of(asdict(mutant)) not in done]
             if picked:
                 run_part(part, picked, shadow, arguments.seconds, say)
         report(out)
