@@ -125,7 +125,7 @@ def sample(task: str) -> Sample:
 
 def rollouts(texts: list[str]) -> list[Rollout]:
     """Answers with as many sampled tokens as they have words; one of blanks only has one."""
-    counts = [max(len(text.split()), bool(text)) for text in texts]
+    counts = [max(len(text.split()), int(text != "")) for text in texts]
     blanks = [(torch.zeros(count, dtype=torch.int64), torch.ones(count, dtype=torch.bool)) for count in counts]
     return [
         Rollout(text=text, segments=(Segment(kind="policy", parent=0, ids=ids, loss_mask=mask),))
