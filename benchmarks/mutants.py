@@ -105,6 +105,8 @@ def _untouched(tree: ast.AST) -> set[int]:
             roots.append(node)
         if isinstance(node, ast.Call) and "lru_cache" in ast.unparse(node.func):
             roots.append(node)
+        if isinstance(node, ast.keyword) and node.arg == "strict":  # of zip: an assertion
+            roots.append(node)
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
             roots += node.decorator_list
     return {id(inner) for root in roots for inner in ast.walk(root)}

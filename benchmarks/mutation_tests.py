@@ -12,6 +12,7 @@ import gc
 import os
 import resource
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -116,12 +117,38 @@ def put(codes: dict[tuple[str, int], CodeType], living: Sequence[FunctionType]) 
     return done
 
 
+def put_value(tree: ast.Module, mutant: Mutant, path: Path) -> int:
+    """The same for a constant, or a default of a function or dataclass: its new value goes where the old one is."""
+    place = next(node for node in tree.body if node.lineno <= mutant.line <= (node.end_lineno or 0))
+    module = next(module for module in sys.modules.values() if getattr(module, "__file__", None) == str(path))
+    names = {key: getattr(module, key) for key in ("__name__", "__package__", "__file__")}
+    exec(compile(tree, str(path), "exec", dont_inherit=True), names)
+    match place:
+        case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+            new = names[name] if isinstance(place, ast.FunctionDef) else names[name].__init__
+            old = getattr(module, name) if isinstance(place, ast.FunctionDef) else getattr(module, name).__init__
+            if (old.__defaults__, old.__kwdefaults__) == (new.__defaults__, new.__kwdefaults__):
+                return 0
+            old.__defaults__, old.__kwdefaults__ = new.__defaults__, new.__kwdefaults__
+            return 1
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+            old, new = getattr(module, name), names[name]
+            if new == old or "0x" in repr(new):  # a table of functions would bring functions of another module
+                return 0
+            holders = [m for m in list(sys.modules.values()) if m and m.__dict__.get(name) is old]
+            for holder in holders:
+                setattr(holder, name, new)
+            return len(holders)
+    return 0
+
+
 def in_place(session: Session, mutant: Mutant, items: Sequence[pytest.Item], seconds: float) -> Verdict:
     """Whether one of these tests fails, crashes or hangs with the function changed in place."""
     path = session.shadow / mutant.path
 
     def work(say: Callable[[str], None]) -> int:
-        if not put(_codes(changed(path, mutant), path), session.living.get(str(path), [])):
+        tree, living = changed(path, mutant), session.living.get(str(path), [])
+        if not (put(_codes(tree, path), living) or put_value(tree, mutant, path)):
             say("untried")
             return 1
         for item, passed in session.run(items):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from mmreason.algorithms.advantages import (
     ADVANTAGES,
     NEEDS_CRITIC,
     Outcomes,
+    compared,
     gae,
     gdpo,
     group,
@@ -54,11 +57,14 @@ def outcomes(rewards: list[list[float]] | Tensor, tokens: list[list[float]] | No
         ("group_mean", [[1, 0, 0, 1]], [[0.5, -0.5, -0.5, 0.5]]),
         ("rloo", [[1, 0, 0, 1]], [[0.666667, -0.666667, -0.666667, 0.666667]]),
         ("rloo", [[1, NAN]], [[0, 0]]),
+        ("rloo", [[1, 0]], [[1, -1]]),
         ("batch", [[1, 0, 0, 1], [1, 1, 1, 0]], [[0.9659, -0.9659, -0.9659, 0.9659], [0.483, 0.483, 0.483, -1.4489]]),
         ("contrast", [[1, 0, 0, 1], [1, 0, 0, 0]], [[2, -2, -2, 2], [4] + [-4 / 3] * 3]),
         ("contrast", [[1, 1, 1, 1], [1.2, 1, 0.2, NAN]], [[0] * 4, [1.5, 1.5, -3, 0]]),
         ("reinforce_pp", [[1, 0], [0, 0]], [[1.4997, -0.4999], [-0.4999, -0.4999]]),
         ("reinforce_pp", [[1, NAN], [0, 0]], [[1.1545, 0], [-0.5772, -0.5772]]),
+        ("reinforce_pp", [[1, NAN]], [[0, 0]]),
+        ("reinforce_pp", [[1, 0]], [[0.7070, -0.7070]]),
         (
             "reinforce_pp_baseline",
             [[1, 0, 0, 1], [1, 1, 1, 0]],
@@ -97,6 +103,13 @@ def test_gdpo_golden() -> None:
     torch.testing.assert_close(gdpo(parts, ones), torch.tensor(both, dtype=torch.float64), atol=1e-4, rtol=0)
     summed = [[1.2246, 0, 0, -1.2246], [1.4997, -0.4999, -0.4999, -0.4999]]  # what it is not
     torch.testing.assert_close(group(parts.sum(-1)), torch.tensor(summed, dtype=torch.float64), atol=1e-4, rtol=0)
+
+
+def test_gdpo_tells_apart_what_its_own_sum_does() -> None:
+    parts = torch.tensor([[[1, 0], [0, 2]]], dtype=torch.float64)
+    rewards = replace(outcomes([[1, 1]]), parts_NGK=parts, weights_K=torch.tensor([1, 0.5], dtype=torch.float64))
+    assert compared("gdpo", rewards, EPSILON)[0].tolist() == pytest.approx([0.3535, -0.3535], abs=1e-4)
+    assert compared("group", rewards, EPSILON).tolist() == [[1, 1]]
 
 
 def test_gdpo_weights_act_after_normalisation_and_missing_rewards_say_nothing() -> None:
@@ -176,3 +189,4 @@ def test_mean_within_is_exclusive_and_wants_a_score() -> None:
     rewards = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [NAN, 0.5], [NAN, NAN]])
     assert mean_within(rewards, 0.01, 0.99).tolist() == [False, True, False, True, False]
     assert mean_within(rewards, 0.5, 1.1).tolist() == [False, False, True, False, False]
+    assert mean_within(rewards, -0.1, 0.5).tolist() == [True, False, False, False, False]

@@ -221,6 +221,8 @@ def test_metrics_count_clipped_tokens() -> None:
     assert (dual["clip_fraction/low"], dual["clip_fraction/high"]) == pytest.approx((0.2, 0.6))
     soft = policy_loss(tokens, Objective(clip="sapo")).metrics
     assert (soft["clip_fraction/low"], soft["clip_fraction/high"]) == pytest.approx((0.2, 0.2))
+    soft = policy_loss(tokens_of([[math.log(1.2)], [math.log(4.0)]], [1.0, 1.0])[0], Objective(clip="sapo")).metrics
+    assert (soft["clip_fraction/low"], soft["clip_fraction/high"]) == (0, 0)  # 1.19 and 0.72 of the gradient are left
     weighted = policy_loss(tokens, Objective(clip="cispo", bounds=Bounds(low=0.2, high=1.0))).metrics
     assert (weighted["clip_fraction/low"], weighted["clip_fraction/high"]) == pytest.approx((0.2, 0.2))
 

@@ -43,6 +43,7 @@ def test_choices(thinking: str, answer: str, value: float, concluded: bool) -> N
     [
         ("numeric", "2 + 3. That makes 5.", "5.0", 1.0),
         ("numeric", "2 + 3 = 5", "5", 1.0),
+        ("numeric", "That makes 5.1.", "5", 0.0),
         ("numeric", "2 + 3 = 5", "2", 0.0),
         ("numeric", "It costs 1,250 in all.", "1250", 1.0),
         ("counting", "I count five.", "5", 1.0),

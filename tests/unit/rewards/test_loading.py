@@ -13,7 +13,7 @@ import pytest
 from mmreason.config import RewardConfig
 from mmreason.errors import ConfigError, PluginError, RewardError
 from mmreason.rewards import FACTS, OPTION_CHECKS, REWARDS, bind, check_rewards, describe, load_reward
-from mmreason.rewards.base import keep_mask, lift, without_tensors
+from mmreason.rewards.base import keep_mask, lift, one_line, without_tensors
 from mmreason.types import Rollout, Sample, Score
 from tests.unit.rewards.helpers import answered, sample
 
@@ -197,6 +197,12 @@ def test_no_function_at_all() -> None:
         lift(Score, "Score")
     with pytest.raises(PluginError, match=r"takes \['x'\]"):
         lift(lambda x: 1.0, "short")
+
+
+def test_a_line_is_cut_where_it_is_longer() -> None:
+    assert one_line(" a  b\nc ", limit=5) == "a b c"
+    assert one_line("abcdef", limit=5) == "ab..."
+    assert len(one_line("x" * 500)) == 400
 
 
 def test_keep_mask() -> None:

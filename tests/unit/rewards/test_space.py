@@ -107,11 +107,13 @@ def test_calls_with_penalties_and_without_partial_credit() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
-    [("104", 1), ("105", 1), ("112.5", 0.5), ("87.5", 0.5), ("120", 0), ("121", 0), ("many", 0), ("-100", 0)],
-)
+    [("104", 1), ("105", 1), ("110", 0.75), ("112.5", 0.5), ("87.5", 0.5), ("115", 0.25), ("120", 0), ("121", 0),
+     ("many", 0), ("-100", 0)],
+)  # fmt: skip
 def test_numeric_band(answer: str, expected: float) -> None:
     (score,) = bind("numeric_band", {})(sample(100, "numeric"), answered(answer))
     assert score.total == pytest.approx(expected, abs=1e-9)
+    assert expected == 0.5 or score.flags["correct"] == (expected > 0.5)
 
 
 def test_numeric_band_of_zero_and_of_other_tasks() -> None:
