@@ -127,8 +127,8 @@ def test_geometric_golden() -> None:
 def test_geometric_bounds_are_apart_and_counted() -> None:
     """A > 0 is cut above at high, A < 0 below at low."""
     bounds = Bounds(low=0.1, high=0.3)
-    for advantage, mean, side in ((1.0, -0.2 / 3, "high"), (-1.0, 0.9 / 3, "low")):
-        tokens, _ = tokens_of([[0.5, -0.5, 0.0] if advantage > 0 else [0.8, -0.5, 0.2]], [advantage])
+    for advantage, mean, side in ((1.0, 0.0, "high"), (-1.0, 0.9 / 3, "low")):
+        tokens, _ = tokens_of([[0.5, -0.5, 0.2] if advantage > 0 else [0.8, -0.2, 0.2]], [advantage])
         out = policy_loss(tokens, Objective(clip="geometric", bounds=bounds))
         assert -out.loss.item() == pytest.approx(advantage * math.exp(mean))
         assert out.metrics[f"clip_fraction/{side}"] == pytest.approx(1 / 3)
@@ -223,6 +223,9 @@ def test_metrics_count_clipped_tokens() -> None:
     assert (soft["clip_fraction/low"], soft["clip_fraction/high"]) == pytest.approx((0.2, 0.2))
     soft = policy_loss(tokens_of([[math.log(1.2)], [math.log(4.0)]], [1.0, 1.0])[0], Objective(clip="sapo")).metrics
     assert (soft["clip_fraction/low"], soft["clip_fraction/high"]) == (0, 0)  # 1.19 and 0.72 of the gradient are left
+    steep = Objective(clip="sapo", bounds=Bounds(tau_positive=10.0))
+    soft = policy_loss(tokens_of([[math.log(1.5)]], [1.0])[0], steep).metrics
+    assert (soft["clip_fraction/low"], soft["clip_fraction/high"]) == (0, 1)
     weighted = policy_loss(tokens, Objective(clip="cispo", bounds=Bounds(low=0.2, high=1.0))).metrics
     assert (weighted["clip_fraction/low"], weighted["clip_fraction/high"]) == pytest.approx((0.2, 0.2))
 

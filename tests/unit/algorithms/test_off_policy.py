@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmreason.algorithms.losses import Objective, policy_loss
-from mmreason.algorithms.off_policy import CORRECTIONS
+from mmreason.algorithms.off_policy import CORRECTIONS, mask
 from tests.unit.algorithms.rows import tokens_of
 
 GAPS = [0.1, -0.2, 1.5]
@@ -31,6 +31,11 @@ def test_golden(name: str, low: float, high: float, expected: list[float]) -> No
     tokens, _ = tokens_of([[0.0] * 3, [0.0]], [1.0, 1.0])
     found = CORRECTIONS[name](torch.tensor([*GAPS, 0.0], dtype=torch.float64), tokens, low, high)
     torch.testing.assert_close(found, torch.tensor([*expected, 1.0], dtype=torch.float64), atol=2e-6, rtol=0)
+
+
+def test_the_bounds_themselves_are_inside() -> None:
+    weight = torch.tensor([0.4, 0.5, 2.0, 2.1])
+    assert mask(weight, 0.5, 2.0).tolist() == pytest.approx([0, 0.5, 2, 0])
 
 
 @pytest.mark.parametrize("name", sorted(CORRECTIONS))

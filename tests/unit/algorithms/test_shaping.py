@@ -224,7 +224,7 @@ def test_resampling_keeps_clean_right_answers_and_the_ratio() -> None:
     shaped = apply(group, change, "resample_correct", 1.0)
     assert [score.total for score in shaped.scores] == [None, 2, None, 2, 1, 1, None, None]
     assert advantages(shaped) == pytest.approx([0, 0.8659, 0, 0.8659, -0.8659, -0.8659, 0, 0], abs=5e-5)
-    assert shaped.scores[0].parts == {}
+    assert (shaped.scores[0].parts, shaped.scores[0].flags) == ({}, {"left_out": True})
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,10 @@ def test_the_policy_of_the_demonstrations_counts_as_1_and_nothing_is_clipped() -
     given = row([-0.1, -5.0], demo=True, advantage=[1.0954, -0.5])
     expected = [-math.exp(-0.1) * 1.0954 / 2, math.exp(-5.0) * 0.5 / 2]
     assert gradient("demo_policy", given).tolist() == pytest.approx(expected)
-    assert LOSSES["demo_policy"](given, options("demo_policy")).loss.item() == pytest.approx(sum(expected))
+    out = LOSSES["demo_policy"](given, options("demo_policy"))
+    assert out.loss.item() == pytest.approx(sum(expected))
+    ratio, advantage = (math.exp(-0.1) + math.exp(-5.0)) / 2, (1.0954 - 0.5) / 2
+    assert (out.metrics["ratio"], out.metrics["advantage"]) == pytest.approx((ratio, advantage))
 
 
 def test_each_looks_at_its_own_tokens_only() -> None:

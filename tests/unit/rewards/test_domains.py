@@ -244,6 +244,8 @@ def test_table_sentence() -> None:
     assert value("table_sentence", gold, said("zzz")) == pytest.approx(0.75 * 0.05)
     assert value("table_sentence", gold, said("won zzz")) == pytest.approx(0.75 * 0.05 + 0.2 * 0.3 / 9)
     assert value("table_sentence", gold, gold) == 0
+    text = "<think>First, step 2.</think><answer>zzz</answer>"
+    assert value("table_sentence", gold, text) == pytest.approx(0.05 * 2 * 0.02 + 0.75 * 0.05)
 
 
 def test_bleu_and_jaccard() -> None:

@@ -58,3 +58,9 @@ def test_prefilled_thinking() -> None:
 def test_tags_are_not_patterns() -> None:
     """Perception-R1 left | unescaped in its tags, so that any text starting with < passed."""
     assert grade("format", sample(), "<anything", think_tag="|", answer_tag="|box|").total == 0
+
+
+def test_formatted_as_openmmreasoner_is_whole_or_not() -> None:
+    half = "Then x = 3 + 4, which is what was asked for, and so it is 7."
+    scores = [grade("openmm_format", sample("7"), text) for text in (GOOD, "\\boxed{7}", half)]
+    assert [score.flags["format_ok"] for score in scores] == [True, True, False]
