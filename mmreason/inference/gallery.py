@@ -68,7 +68,7 @@ def make_gallery(rows: Path, root: Path, page: Path, media: MediaConfig) -> Writ
     """
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        return write_gallery(rows_with_media(rows, root), page, title=root.name, media=media)
+        return write_gallery(rows_with_media(rows, root), page, title=root.name or str(root), media=media)
     except OSError as error:
         raise DataError(f"--gallery {page}: cannot be written ({error.strerror})") from error
 

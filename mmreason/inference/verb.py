@@ -73,6 +73,7 @@ def infer(options: InferOptions, say: Callable[[str], None] | None = None) -> In
             run.answer(chain([first], left), say)
         file.finish()
     if options.gallery is not None:
+        say(f"infer: making pictures of all media for {options.gallery}")
         say(str(make_gallery(file.rows, listing.root, Path(options.gallery), config.media)))
     for line in listing.notes:
         say(line)
