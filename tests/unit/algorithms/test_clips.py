@@ -133,6 +133,8 @@ def test_geometric_bounds_are_apart_and_counted() -> None:
         assert -out.loss.item() == pytest.approx(advantage * math.exp(mean))
         assert out.metrics[f"clip_fraction/{side}"] == pytest.approx(1 / 3)
         assert out.metrics["clip_fraction"] == pytest.approx(1 / 3)
+    idle, _ = tokens_of([[0.8, -0.8]], [0.0])
+    assert policy_loss(idle, Objective(clip="geometric", bounds=bounds)).metrics["clip_fraction"] == 0
 
 
 def test_an_unclipped_geometric_mean_is_the_sequence_ratio() -> None:
@@ -255,6 +257,8 @@ def test_imitation_is_the_weighted_cross_entropy() -> None:
         (1.1, -1.0, 0, 0),
         (1.27, 1.0, 0, 0),
         (1.29, 1.0, 0, 1),
+        (0.5, 0.0, 0, 0),  # nothing pushes it
+        (1.5, 0.0, 0, 0),
     ],
 )
 def test_a_token_counts_as_clipped_just_beyond_its_bound(ratio: float, advantage: float, low: int, high: int) -> None:

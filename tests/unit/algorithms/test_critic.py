@@ -50,13 +50,16 @@ def test_gae_is_its_sum(gamma: float, lam: float) -> None:
      (0.5, 0.3, 0.02, 0.2)],
 )  # fmt: skip
 def test_value_loss_by_hand(value: float, target: float, loss: float, slope: float) -> None:
-    """Old value 0, clip 0.2."""
-    leaf = doubles(value).requires_grad_()
-    out = value_loss(leaf, doubles(0), doubles(target), doubles(1), clip=0.2)
-    torch.autograd.backward(out.loss)
-    assert out.loss.item() == pytest.approx(loss)
-    assert leaf.grad is not None
-    assert leaf.grad.item() == pytest.approx(slope)
+    """Old value 0, clip 0.2; and the same 3 higher, with a quarter of the weight."""
+    for up, weight in ((0.0, 1.0), (3.0, 0.25)):
+        leaf = doubles(up + value).requires_grad_()
+        out = value_loss(leaf, doubles(up), doubles(up + target), doubles(weight), clip=0.2)
+        torch.autograd.backward(out.loss)
+        assert out.loss.item() == pytest.approx(weight * loss)
+        assert leaf.grad is not None
+        assert leaf.grad.item() == pytest.approx(weight * slope)
+        assert out.metrics["value/clip_fraction"] == (weight if slope == 0 else 0)
+        assert out.metrics["value/mean"] == pytest.approx(weight * (up + value))
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.3])

@@ -103,6 +103,12 @@ def test_each_looks_at_its_own_tokens_only() -> None:
     assert gradient("demo_policy", demos).tolist() == [0, 0], "advantage 0"
 
 
+def test_right_is_over_the_threshold() -> None:
+    out = LOSSES["likelihood"](row([-1.0] * 4, reward=[0.0, 0.5, 0.6, 1.0]), options("likelihood", threshold=0.5))
+    assert (out.metrics["right"], out.metrics["factor"]) == pytest.approx((0.5, 1.0))
+    assert out.loss.item() == pytest.approx(0.0)
+
+
 def test_likelihood_with_rewards_of_1_and_minus_1_is_the_policy_gradient() -> None:
     """By enumeration of every answer: the mean over answers of its gradient is that of the expected reward."""
     now = toy.policy(1)

@@ -203,6 +203,7 @@ def test_ordinary_text_stays_as_it_is() -> None:
 )
 def test_a_verdict_has_one_form(reply: str, verdict: str | None) -> None:
     asked = request(PROMPTS["correct"], [("Answer", "x")])
+    assert "YES or NO" in asked.messages[0]["content"]
     assert asked.verdict(reply.replace("{}", asked.code)) == verdict
 
 
