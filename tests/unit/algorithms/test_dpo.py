@@ -151,6 +151,8 @@ def test_the_gradient_is_beta_times_how_wrong_the_order_is() -> None:
 
 
 def test_a_row_without_pairs_gives_nothing() -> None:
+    pair, count = numbered_from_1(torch.tensor([0, 1, 3, 1]))
+    assert (pair.tolist(), count) == ([0, 1, 2, 1], 2)
     pair, count = numbered_from_1(torch.zeros(3, dtype=torch.int64))
     logprob = torch.zeros(3, requires_grad=True)
     sides = log_ratios(logprob, torch.zeros(3), torch.zeros(3), pair, count)[1:]

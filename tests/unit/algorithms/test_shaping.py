@@ -106,6 +106,11 @@ def test_a_bonus_makes_no_reward_of_one_that_does_not_apply() -> None:
     assert shaped.scores[1] == bare
 
 
+def test_a_bonus_is_for_what_is_over_the_threshold() -> None:
+    change = temporal_bonus(scored([0.5, 0.6], [0.0, 0.0]), threshold=0.5)
+    assert [bonus > 0 for bonus in change.bonus] == [False, True]
+
+
 def test_where_paper_and_code_differ() -> None:
     group = scored(HALF, [1, 0.5, 0.5, 0.5])
     assert totals(after(group, CODE)) == [2.3] * 4 + [1] * 4
@@ -196,6 +201,7 @@ def test_length_bonus_of_a_span_asks_for_its_own_accuracy_and_format() -> None:
         ({"form": "log"}, [3.912023, 0.653926, 0.0]),
         ({"form": "log", "negative": "keep"}, [3.912023, 0.653926, -0.019803]),
         ({"form": "power", "power": 2.0}, [1.1025, 0.3025, 0.0025]),
+        ({"form": "power"}, [1.05, 0.55, 0.05]),
     ],
 )
 def test_difficulty_weights_by_the_notes(options: dict[str, Any], weights: list[float]) -> None:
@@ -245,6 +251,30 @@ def test_how_many_are_kept(right: int, keep: int, least: int, kept: tuple[int, i
     for choice in choices:
         keeps = resample_correct(group, keep=keep, min_right=least, min_wrong=least, choice=choice).keep
         assert (sum(keeps[:right]), sum(keeps[right:])) == kept
+
+
+@pytest.mark.parametrize("right", [2, 4])
+def test_too_few_of_one_kind_alone_are_filled_up(right: int) -> None:
+    """Of 6 answers 3 are kept: 2 of one kind, and 1 of the other, which is raised to 2 where it is the right ones."""
+    keeps = resample_correct(scored([1.0] * right + [0.0] * (6 - right)), keep=3).keep
+    assert (sum(keeps[:right]), sum(keeps[right:])) == (2, 1)
+
+
+def test_two_answer_blocks_in_two_turns_are_cleaner_than_in_one() -> None:
+    """Penalties: no block or two in one turn 1.5 (the first is kept), two in two turns 1; without turns as with one."""
+    three = TWO + CLEAN
+    segment = answer().segments[0]
+    said = replace(segment, kind="tool")
+    for text, segments, kept in (
+        (three, (segment,), 0),
+        (TWO, (segment, said, segment), 1),
+        (TWO, (said,), 0),
+    ):
+        group = scored([1.0, 1.0, 0.0], texts=[NONE, text, NONE])
+        first, second, third = group.rollouts
+        group = replace(group, rollouts=(first, replace(second, segments=segments), third))
+        keep = resample_correct(group, keep=2, min_right=1, min_wrong=1).keep
+        assert [place for place in (0, 1) if keep[place]] == [kept]
 
 
 def test_a_group_that_is_too_small_or_not_wholly_scored_is_left_as_it_is() -> None:
