@@ -117,6 +117,12 @@ def test_path_scores() -> None:
     assert path_scores(PATH, ["eczema", "A lesion", "C. melanocytic"], 0.75) == {"A": 0, "B": 0, "C": 0.75}
 
 
+def test_the_best_option_on_offer_is_correct_whatever_the_class() -> None:
+    question = sample(golds={"hierarchy": {"path": PATH, "class": "malignant"}}, options=OPTIONS)
+    texts = [said(f"{letter}, benign", "final diagnosis") for letter in "AC"]
+    assert [grade("hierarchy", question, text).flags["correct"] for text in texts] == [True, False]
+
+
 def skin(answer: str, **options: Any) -> float | None:
     question = sample(golds={"hierarchy": {"path": PATH, "class": "malignant"}}, options=OPTIONS)
     text = f"<thinking>hm</thinking><final diagnosis>{answer}</final diagnosis>"
@@ -437,7 +443,7 @@ def test_rules_of_binairo_and_star_battle() -> None:
 # ---- what holds for all of them
 
 UNREADABLE: dict[str, list[Any]] = {
-    "rerank": [[], [[3]], [[5], 4], [[], 4], [[1, 1], 4], {"positives": [1]}, [["1"], 4], [[1], 0]],
+    "rerank": [[], [[3]], [[5], 4], [[1, 5], 4], [[], 4], [[1, 1], 4], {"positives": [1]}, [["1"], 4], [[1], 0]],
     "rerank_format": [[[5], 4]],
     "ranked_list": [[], "", [3], "."],
     "hierarchy": [{}, {"path": []}, {"path": ["a"]}, {"scores": {"A": "x"}}, {"scores": {"A": 0}}, "skin",

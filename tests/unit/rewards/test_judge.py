@@ -348,6 +348,13 @@ def test_verdicts_are_remembered(server: JudgeServer, tmp_path: Path, where: str
         assert len(server.requests) >= 2 + more
 
 
+def test_two_verdicts_in_one_folder_of_the_cache(tmp_path: Path) -> None:
+    where = str(tmp_path / "not" / "there" / "yet")
+    for key, verdict in (("ab1", "YES"), ("ab2", "NO")):
+        verdict_cache.keep(where, key, verdict)
+    assert [verdict_cache.look_up(where, key, ("YES", "NO")) for key in ("ab1", "ab2")] == ["YES", "NO"]
+
+
 def test_failures_are_not_remembered(server: JudgeServer, tmp_path: Path) -> None:
     server.troubles = ["400"]
     options = {"cache": str(tmp_path)}

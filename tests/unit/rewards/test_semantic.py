@@ -13,7 +13,8 @@ from mmreason.rewards import bind
 from mmreason.rewards.combine import closed_gates, combine
 from mmreason.rewards.reward_models import relative
 from mmreason.rewards.semantic import Mode, TextRule, consistency, described, without_first_sentence
-from mmreason.types import Score
+from mmreason.types import Rollout, Score
+from tests.unit.rewards.helpers import sample
 
 
 @pytest.mark.parametrize(("cosine", "value"), [(0.3, 0.6), (0.5, 1.0), (0.6, 1.0), (0.12, 0.24), (-0.1, 0.0)])
@@ -124,6 +125,12 @@ def test_worked_numbers_relative_to_the_reference(answer: float, reference: floa
 @given(st.floats(-1e300, 1e300), st.floats(1e-6, 1e3))
 def test_it_stays_between_0_and_1(margin: float, beta: float) -> None:
     assert 0.0 <= relative(margin, beta) <= 1.0
+
+
+def test_without_an_answer_no_reward_model_is_asked() -> None:
+    rollouts = [Rollout(text="x"), Rollout(text="<answer></answer>")]
+    scores = bind("rm_relative", {"url": "http://127.0.0.1:1", "retries": 0})(sample("owl"), rollouts)
+    assert scores == [Score(total=0.0, flags={"answered": False})] * 2
 
 
 def test_a_beta_that_is_none() -> None:

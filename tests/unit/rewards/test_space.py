@@ -155,6 +155,13 @@ def test_points_that_are_not_right(answer: str) -> None:
     assert refer("", answer).parts["point"] == 0
 
 
+@pytest.mark.parametrize(("size", "right"), [("0.1, 0.2", 1), ("0.11, 0.2", 1), ("0.1, 0.3", 0), ("0.2, 0.2", 0)])
+def test_each_side_of_a_size_is_within_15_percent(size: str, right: int) -> None:
+    question = sample(golds={"steps": [{"kind": "size", "target": "cup", "value": [0.1, 0.2]}], "point": [1, 1]})
+    text = f"<think>[Size] [cup]: ({size})</think><answer></answer>"
+    assert (grade("refer_steps", question, text, frame="unit").parts["steps"] > 0) == right
+
+
 def test_the_last_line_on_a_step_counts() -> None:
     said = "[Position] [red cup]: (320, 240)\n[Position] [red cup]: (0, 0)"
     assert refer(said, "").parts["steps"] == 0
