@@ -12,7 +12,8 @@ from pydantic_core import PydanticUndefined
 
 from mmreason.config import RunConfig, build_config
 from mmreason.config.helps import helps
-from mmreason.config.sections import Section, section_of
+from mmreason.config.section import Section
+from mmreason.config.sections import section_of
 from mmreason.errors import ConfigError
 
 _WIDTH = 100

@@ -12,7 +12,7 @@ import textwrap
 from functools import cache
 from itertools import pairwise
 
-from mmreason.config.sections import Section
+from mmreason.config.section import Section
 
 
 @cache

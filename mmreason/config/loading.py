@@ -14,7 +14,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from mmreason.config.combinations import impossible_in
 from mmreason.config.overrides import origin_of
 from mmreason.config.recipe_files import find_config, nearest_recipe
-from mmreason.config.sections import RunConfig, Section, section_of
+from mmreason.config.section import Section
+from mmreason.config.sections import RunConfig, section_of
 from mmreason.config.stages import StageValues, split
 from mmreason.errors import ConfigError
 from mmreason.yaml_file import Place, key_lines, read_yaml

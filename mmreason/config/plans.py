@@ -12,7 +12,8 @@ from pydantic import Field, ValidationError
 from mmreason.config.loading import Given, build_config, explain, pick, read_given
 from mmreason.config.overrides import origin_of
 from mmreason.config.recipe_files import RecipeHeader
-from mmreason.config.sections import RunConfig, Section
+from mmreason.config.section import Section
+from mmreason.config.sections import RunConfig
 from mmreason.config.stages import StageValues, split
 from mmreason.errors import ConfigError
 from mmreason.yaml_file import Place

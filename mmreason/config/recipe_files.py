@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from mmreason.config.sections import Section
+from mmreason.config.section import Section
 
 _PACKAGE = Path(__file__).parents[1]
 

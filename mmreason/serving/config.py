@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from mmreason.config import MediaConfig
 from mmreason.config.loading import explain
-from mmreason.config.sections import Section
+from mmreason.config.section import Section
 from mmreason.errors import ConfigError
 from mmreason.yaml_file import apply_override, read_yaml
 
