@@ -7,6 +7,7 @@ takes a fraction of a second on any machine.
 from mmreason.config.loading import Given, build_config, inspect_config, leaf_keys, leaf_values, load_config
 from mmreason.config.plans import Plan, Stage, load_plan, read_header
 from mmreason.config.recipe_files import RecipeHeader, recipe_files
+from mmreason.config.section import Section
 from mmreason.config.sections import (
     DataConfig,
     DataSource,
@@ -19,7 +20,6 @@ from mmreason.config.sections import (
     RolloutConfig,
     RunConfig,
     ScoringConfig,
-    Section,
     ShapingConfig,
     TermConfig,
     TrainConfig,
