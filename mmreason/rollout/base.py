@@ -95,6 +95,14 @@ class AnswerEngine(ABC):
     def sample(self, contexts: Sequence[Context], params: SamplingParams, seeds: Sequence[int]) -> list[Answer]:
         """One answer below each path of segments; `seeds[i]` belongs to path i."""
 
+    def take_weights(self, version: int) -> None:
+        """Sample by the trainer's weights of now, which have seen `version` steps. Parameters must be whole."""
+        self.weight_version = version
+
+    def rest(self) -> None:
+        """No answers are wanted for a while: give memory back."""
+        return
+
     def generate(
         self, prompts: Sequence[Segment], n: int, params: SamplingParams, seeds: Sequence[Sequence[int]]
     ) -> list[tuple[Rollout, ...]]:

@@ -33,6 +33,7 @@ class Collector:
 
     def take(self, step: int) -> Collected:
         """The groups of this step. From here on those of the next one are collected, where that is to be ahead."""
+        self.run.sync()  # here, where all processes are, not in the thread
         under_way, self._under_way = self._under_way, None
         collected = collect(self.run, step) if under_way is None else self._result(under_way)
         self.run.feed_state = None

@@ -47,7 +47,7 @@ def collect(run: Run, step: int) -> Collected:
     kept: list[RolloutGroup] = []
     left_out: RolloutGroup | None = None
     sampled = tokens = 0
-    # Servers have weights of their own, and what is collected ahead must not wait for other processes.
+    # Other engines have weights of their own, and what is collected ahead must not wait for other processes.
     with run.engine.whole_parameters() if config.rollout.engine == "hf" else contextlib.nullcontext():
         for attempt in range(1 + config.grpo.max_refills):
             wanted = run.share(config.train.prompts_per_step) - len(kept)
@@ -69,6 +69,7 @@ def collect(run: Run, step: int) -> Collected:
             kept += useful
             sampled += len(groups)
             tokens += sum(rollout.tokens for group in groups for rollout in group.rollouts)
+    run.rollouts.rest()
     return Collected(groups=tuple(kept), left_out=left_out, sampled=sampled, tokens=tokens, tally=tally)
 
 

@@ -21,6 +21,7 @@ from mmreason.training.ahead import Collector
 from mmreason.training.collect import Collected, is_masked
 from mmreason.training.credit import advantages_of, credit
 from mmreason.training.critic import with_values
+from mmreason.training.gaps import logprob_gaps
 from mmreason.training.objective import kl_coefficient, kl_sums, objective_of, row_loss
 from mmreason.training.run import Run
 from mmreason.training.term_inputs import TermInputs
@@ -58,13 +59,14 @@ def train_grpo(run: Run) -> None:
             updates = [
                 [with_logprobs(run, row, reference=config.grpo.kl_in == "loss") for row in rows] for rows in updates
             ]
+        gaps = logprob_gaps(run, updates)
         loss = row_loss(config, objective_of(config, step - 1), coefficient, terms_of(config, step - 1))
         with run.timed("update"):
             changes = [update(run, rows, loss, run.temperature, inputs.teaching) for rows in updates]
         with run.timed("gallery"):
             run.gallery.keep(step, collected.groups, collected.left_out)
         tokens = collected.tokens + sum(row.ids.shape[0] for rows in updates for row in rows)
-        metrics = {**sampled, **kl, **judged, **mean(changes)}
+        metrics = {**sampled, **gaps, **kl, **judged, **mean(changes)}
         if config.grpo.kl_coef:
             metrics["kl_coef"] = coefficient
         if config.rollout.entropy_target is not None:
@@ -116,12 +118,12 @@ def with_logprobs(run: Run, row: Batch, *, reference: bool) -> Batch:
     """Add "logprob.old" and, with a KL and where asked, "logprob.ref", from no-grad passes over the very same row.
 
     The sampling log-probs ARE the old ones: over the very ids that tokens are scored over, all of them or, with top-p
-    or top-k and `options.support`, those that were left to choose among. With `grpo.off_policy` it is the difference
-    by rounding, or by another engine, that matters: then they are computed again.
+    or top-k and `options.support`, those that were left to choose among. With `grpo.off_policy`, or another engine than
+    our own loop, it is the difference by rounding that matters: then they are computed again.
     """
     columns = dict(row.columns)
     temperature = run.temperature
-    if run.config.grpo.off_policy == "none":
+    if run.config.grpo.off_policy == "none" and run.config.rollout.engine == "hf":
         columns["logprob.old"] = columns["logprob.sampling"]
     else:
         columns["logprob.old"] = run.policy.token_scores(

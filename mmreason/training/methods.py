@@ -1,7 +1,8 @@
-"""From config to the parts of a run that some methods have: the pool of hard samples, the moving temperature."""
+"""From config to what some methods have, and what moves with the steps: hard samples, temperature, learning rate."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from mmreason.algorithms.temperature import follow
@@ -32,3 +33,16 @@ def next_temperature(config: RunConfig, carried: Mapping[str, float]) -> float:
         low=option("temperature_low"),
         high=option("temperature_high"),
     )
+
+
+def learning_rate_factor(config: RunConfig, step: int) -> float:
+    """Share of the peak learning rate for the step after `step` finished ones.
+
+    Example: warmup_steps 4, linear over 12 steps: 0.25, 0.5, 0.75, 1, 1, 0.875, ... 0.125.
+    """
+    train = config.train
+    if step < train.warmup_steps:
+        return (step + 1) / train.warmup_steps
+    done = (step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
+    shapes = {"constant": 1.0, "linear": 1.0 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    return shapes[train.schedule]

@@ -7,7 +7,6 @@ state BEFORE a step. So a run that was killed anywhere continues from its last c
 from __future__ import annotations
 
 import hashlib
-import math
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,12 +35,12 @@ from mmreason.processors.quarantine import Quarantine
 from mmreason.rewards import facts
 from mmreason.rewards.pool import RewardPool
 from mmreason.rollout.base import SamplingParams
-from mmreason.rollout.hf import HFEngine
+from mmreason.rollout.engines import rollout_engine
 from mmreason.training import checkpoint
 from mmreason.training.engine import Engine
 from mmreason.training.feed import Feed
 from mmreason.training.gallery import Gallery
-from mmreason.training.methods import next_temperature, replay_of
+from mmreason.training.methods import learning_rate_factor, next_temperature, replay_of
 from mmreason.training.metrics import MetricsLog, Progress, Stopwatch
 from mmreason.training.shaping import Shaping, load_shaping
 from mmreason.training.trackers import Trackers
@@ -72,7 +71,7 @@ class Run:
         self.pipeline = MediaPipeline(config.media, traits, self.policy.processor, config.data.media_root)
         policy = self.policy
         self.encoder = Encoder(policy.processor, policy.tokenizer, policy.rules, self.pipeline, config.data)
-        self.rollouts = HFEngine(self.policy, self.encoder, config.rollout.max_rows)
+        self.rollouts = rollout_engine(config, policy, self.encoder, [*samples, *eval_samples], self._say)
         # SFT needs no reward to train, but its evaluations have to tell right from wrong.
         self.rewards = RewardPool(config.rewards or (RewardConfig(name="accuracy"),), config.scoring)
         # What was noted after the checkpoint is forgotten, so that the steps are made again as they were.
@@ -86,6 +85,8 @@ class Run:
         self.timed = Stopwatch(watch.enter)
         self.progress = Progress(config.train.steps, self.step, active=self.engine.is_main, label=config.train.method)
         self.stop_requested = False
+        self._synced: int | None = None
+        """Of which step the rollout engine has the weights."""
         self.carried: dict[str, float] = {}
         """Numbers that a method hands from each step to the next; saved with the run."""
         self.feed_state: dict[str, Any] | None = None
@@ -127,6 +128,21 @@ class Run:
         """The config's shapers."""
         return load_shaping(self.config)
 
+    def _say(self, line: str) -> None:
+        if self.engine.is_main:
+            self.progress.say(f"mmreason: {line}")
+
+    def sync(self) -> None:
+        """Have answers sampled by the weights of now. Every process calls this."""
+        if self._synced == self.step:
+            return
+        self._synced = self.step
+        if self.config.rollout.engine == "hf":  # it has no weights of its own
+            self.rollouts.weight_version = self.step
+            return
+        with self.timed("sync"), self.engine.whole_parameters():
+            self.rollouts.take_weights(self.step)
+
     # ---- the steps ---------------------------------------------------------------------------------------------------
 
     def steps(self) -> Iterator[int]:
@@ -153,7 +169,7 @@ class Run:
         record = {**metrics, **seconds, **speed, **totals}
         self.log.write(step, "train", record)
         self.progress.update(record)
-        self.step = self.rollouts.weight_version = step
+        self.step = step
         self._mark()
         last = step == train.steps
         if last or (train.eval_every and step % train.eval_every == 0):
@@ -165,6 +181,7 @@ class Run:
         """Greedy answers on the held-out data, and on what the contrast view makes of it; one "eval" line."""
         if not self.eval_samples:
             return
+        self.sync()
         with self.timed("evaluate"), self.engine.whole_parameters():
             mine = self.eval_samples[self.engine.rank :: self.engine.world]
             rollout = self.config.rollout
@@ -345,7 +362,6 @@ class Run:
             self.announce(f"{len(gone)} hard samples are no longer in data.train and will not come again", gone[0])
         self.engine.set_random_state(rank_state["random"])
         self.carried = rank_state.get("carried", {})  # checkpoints of version 0.1 have none
-        self.rollouts.weight_version = self.step
         if self.engine.is_main:
             self.progress.say(f"mmreason: resumed from {folder} (step {self.step})")
 
@@ -384,16 +400,3 @@ def _load_trained(policy: Policy, folder: Path, *, whole: bool) -> None:
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(stored[name])
-
-
-def learning_rate_factor(config: RunConfig, step: int) -> float:
-    """Share of the peak learning rate for the step after `step` finished ones.
-
-    Example: warmup_steps 4, linear over 12 steps: 0.25, 0.5, 0.75, 1, 1, 0.875, ... 0.125.
-    """
-    train = config.train
-    if step < train.warmup_steps:
-        return (step + 1) / train.warmup_steps
-    done = (step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
-    shapes = {"constant": 1.0, "linear": 1.0 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
-    return shapes[train.schedule]

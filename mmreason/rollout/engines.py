@@ -1,0 +1,31 @@
+"""The rollout engine that a config asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from mmreason.config import RunConfig
+from mmreason.policy.policy import Policy
+from mmreason.rollout.base import AnswerEngine, TextDecoder
+from mmreason.rollout.hf import HFEngine
+from mmreason.rollout.vllm_local import VLLMEngine
+from mmreason.rollout.vllm_setup import Device, engine_arguments, most_media, options_of, require_vllm
+from mmreason.types import Sample
+
+
+def rollout_engine(
+    config: RunConfig,
+    policy: Policy,
+    decoder: TextDecoder,
+    samples: Iterable[Sample],
+    say: Callable[[str], None] = lambda line: None,
+) -> AnswerEngine:
+    """Raises ConfigError where vLLM is needed and not installed. samples: whose prompts it will be asked."""
+    rollout = config.rollout
+    require_vllm(rollout.engine)
+    if rollout.engine == "hf":
+        return HFEngine(policy, decoder, rollout.max_rows)
+    options = options_of(rollout)
+    device: Device = "cuda" if policy.device.type == "cuda" else "cpu"
+    arguments = engine_arguments(config, policy.family, options, device, most_media(samples))
+    return VLLMEngine(policy, decoder, arguments, options, say)
