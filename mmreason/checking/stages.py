@@ -104,6 +104,7 @@ def _check_with_model(
     config: RunConfig, rows: list[Row], options: CheckOptions, found: Findings, tables: _Tables
 ) -> list[Row]:
     """Everything that needs the checkpoint's front. Returns the rows that training could use, with their geometry."""
+    from mmreason.checking.engines import check_engine
     from mmreason.checking.memory import forecast  # torch, which a config with mistakes need not wait for
     from mmreason.checking.prompts import encode_some, measure, open_front
     from mmreason.training.credit import advantage_rule
@@ -127,6 +128,7 @@ def _check_with_model(
     if why := _too_many_dropped(rows, usable, config.data.max_bad_fraction):
         found.add("data", why)
     tables.add([f"{decoded} media items decoded"])
+    tables.add(check_engine(config, usable, lengths.longest, found))
     try:
         tables.add(forecast(front.family, front.model_config, config, lengths.longest, options.processes).table())
     except ConfigError as error:

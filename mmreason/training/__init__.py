@@ -19,6 +19,7 @@ from mmreason.errors import ConfigError
 from mmreason.order import order_of
 from mmreason.reporting import write_report
 from mmreason.rewards import check_rewards
+from mmreason.rollout.vllm_setup import require_vllm
 from mmreason.training import terms
 from mmreason.training.credit import advantage_rule
 from mmreason.training.dpo import require_pairs, train_dpo
@@ -73,6 +74,7 @@ def open_run(config: RunConfig, watch: Watch | None = None) -> Run:
     load_shaping(config)
     advantage_rule(config)
     require_trackers(config.train.trackers)
+    require_vllm(config.rollout.engine)
     torch.manual_seed(config.seed)
     samples = kept(config.data, load_all(config.data, "train"))
     order = order_of(config.data, samples, config.seed)
