@@ -46,6 +46,13 @@ class TrainerPositions:
         """From here on positions of prompts are the trainer's."""
         self.model_runner.get_model().get_mrope_input_positions = partial(engine_positions, rules=rules_of(rules))
 
+    def refresh_tied_head(self) -> None:
+        """After loading embeddings that the head shares. On a CPU the head computes with a packed copy of them, which
+        vLLM's reload leaves as it was."""
+        head = getattr(self.model_runner.get_model().get_language_model(), "lm_head", None)
+        if hasattr(head, "cpu_linear"):
+            head.quant_method.process_weights_after_loading(head)
+
 
 def engine_positions(
     input_tokens: Sequence[int], mm_features: Sequence[Any], *, rules: MediaRules

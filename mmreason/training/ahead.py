@@ -33,11 +33,11 @@ class Collector:
 
     def take(self, step: int) -> Collected:
         """The groups of this step. From here on those of the next one are collected, where that is to be ahead."""
-        self.run.sync()  # here, where all processes are, not in the thread
         under_way, self._under_way = self._under_way, None
         collected = collect(self.run, step) if under_way is None else self._result(under_way)
         self.run.feed_state = None
         if self._goes_ahead(step) and not self.run.stop_requested:
+            self.run.sync()  # here, where all processes are, and not in the thread
             # A checkpoint of this step must not know what is taken for the next one.
             self.run.feed_state = self.run.feed.state
             self._under_way = _in_a_thread(self.run, step + 1)

@@ -47,6 +47,7 @@ def collect(run: Run, step: int) -> Collected:
     kept: list[RolloutGroup] = []
     left_out: RolloutGroup | None = None
     sampled = tokens = 0
+    run.sync()
     # Other engines have weights of their own, and what is collected ahead must not wait for other processes.
     with run.engine.whole_parameters() if config.rollout.engine == "hf" else contextlib.nullcontext():
         for attempt in range(1 + config.grpo.max_refills):

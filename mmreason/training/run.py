@@ -85,8 +85,7 @@ class Run:
         self.timed = Stopwatch(watch.enter)
         self.progress = Progress(config.train.steps, self.step, active=self.engine.is_main, label=config.train.method)
         self.stop_requested = False
-        self._synced: int | None = None
-        """Of which step the rollout engine has the weights."""
+        self._synced: int | None = None  # of which step the rollout engine has the weights
         self.carried: dict[str, float] = {}
         """Numbers that a method hands from each step to the next; saved with the run."""
         self.feed_state: dict[str, Any] | None = None
@@ -134,14 +133,12 @@ class Run:
 
     def sync(self) -> None:
         """Have answers sampled by the weights of now. Every process calls this."""
-        if self._synced == self.step:
-            return
-        self._synced = self.step
         if self.config.rollout.engine == "hf":  # it has no weights of its own
             self.rollouts.weight_version = self.step
-            return
-        with self.timed("sync"), self.engine.whole_parameters():
-            self.rollouts.take_weights(self.step)
+        elif self._synced != self.step:
+            with self.timed("sync"), self.engine.whole_parameters():
+                self.rollouts.take_weights(self.step)
+            self._synced = self.step
 
     # ---- the steps ---------------------------------------------------------------------------------------------------
 
