@@ -82,8 +82,6 @@ class VLLMEngine(AnswerEngine):
         weights = engine_weights(self.policy, whole=whole)
         with _own_random_state():
             llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-            if self.policy.family.position_axes == 3:
-                llm.collective_rpc("refresh_tied_head")
             # Loading empties the workers' cache of media; the scheduler must know, also where no tower is trained.
             llm.llm_engine.reset_encoder_cache()
             llm.llm_engine.reset_prefix_cache()

@@ -43,15 +43,17 @@ class TrainerPositions:
     model_runner: Any
 
     def use_trainer_positions(self, rules: str) -> None:
-        """From here on positions of prompts are the trainer's."""
-        self.model_runner.get_model().get_mrope_input_positions = partial(engine_positions, rules=rules_of(rules))
+        """From here on positions of prompts are the trainer's, and new embeddings reach a head that shares them."""
+        model = self.model_runner.get_model()
+        model.get_mrope_input_positions = partial(engine_positions, rules=rules_of(rules))
+        _unpack_head(model.get_language_model())
 
-    def refresh_tied_head(self) -> None:
-        """After loading embeddings that the head shares. On a CPU the head computes with a packed copy of them, which
-        vLLM's reload leaves as it was."""
-        head = getattr(self.model_runner.get_model().get_language_model(), "lm_head", None)
-        if hasattr(head, "cpu_linear"):
-            head.quant_method.process_weights_after_loading(head)
+
+def _unpack_head(language_model: Any) -> None:
+    """On a CPU a head that shares the embeddings computes with a packed copy of them, which vLLM's reload forgets."""
+    head = getattr(language_model, "lm_head", None)
+    if hasattr(head, "cpu_linear"):
+        head.cpu_linear = torch.nn.functional.linear
 
 
 def engine_positions(
