@@ -23,7 +23,7 @@ demo: $(STAMP) ## Train a tiny omni model on images, video, audio and text; 4 to
 	$(BIN)/mmreason demo
 
 test: $(STAMP) ## Run all tests; they need no network and no GPU
-	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 test-recipes: $(STAMP) ## Run every recipe small, with a table of seconds; about 8 minutes on 2 cores
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.smoke_recipes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,30 @@ from hypothesis import settings
 
 from mmreason.demo.tiny import build_tiny
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start would compile this package every time
+
 settings.register_profile("mmreason", deadline=None)  # a busy machine must not fail a property test
 settings.load_profile("mmreason")
+
+
+LONGEST = ("processes", "integration/test_demo", "integration/test_smokes", "integration/")
+"""What the names of groups of tests begin with that take longest, the longest first."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file is a group, which one worker runs, so that its fixtures are made once; the longest groups go first, so
+    that no core is left with one of them at the end."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}/{item.path.stem}"))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    """Of an item's group in `LONGEST`, or behind it."""
+    (group,) = {mark.args[0] for mark in item.iter_markers("xdist_group")}
+    return next((place for place, start in enumerate(LONGEST) if group.startswith(start)), len(LONGEST))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,4 +79,4 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
     yield mount
     for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a run in this process may hold a file

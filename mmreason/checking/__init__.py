@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mmreason.checking.findings import CheckOptions, Finding, Findings
 from mmreason.config import Given, inspect_config
+from mmreason.config.loading import earlier
 
 __all__ = ["CheckOptions", "CheckReport", "check"]
 
@@ -51,7 +52,7 @@ def check(
         found.add("config", line)
     from mmreason.checking.stages import check_rest  # a config's mistakes need not wait for decoders and rewards
 
-    tables = check_rest(_name(config), usable, sections, options or CheckOptions(), found)
+    tables = check_rest(_name(config), usable, sections, earlier(config, overrides), options or CheckOptions(), found)
     found.tell_rest()
     return CheckReport(findings=tuple(found.all), tables=tuple(tables))
 

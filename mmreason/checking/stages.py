@@ -9,13 +9,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmreason.checking.ahead import without_what_is_to_come
 from mmreason.checking.files import decode_files
 from mmreason.checking.findings import CheckOptions, Findings
 from mmreason.checking.rows import Row, read_all, spread, with_media_there
 from mmreason.checking.selection import selected
-from mmreason.config import DataConfig, GrpoConfig, MediaConfig, RewardConfig, RunConfig, ScoringConfig, TrainConfig
+from mmreason.config import (
+    DataConfig,
+    DataSource,
+    GrpoConfig,
+    MediaConfig,
+    RewardConfig,
+    RunConfig,
+    ScoringConfig,
+    TrainConfig,
+)
 from mmreason.config.extras import read_deepspeed, require_trackers
 from mmreason.config.grpo_terms import NO_DEMOS
+from mmreason.config.loading import Earlier
 from mmreason.config.reward_names import labels
 from mmreason.errors import ConfigError, MMReasonError, ModelError
 from mmreason.processors.quarantine import JUDGED_FROM
@@ -26,19 +37,24 @@ def check_rest(
     path: str,
     config: RunConfig | None,
     sections: dict[str, Any],
+    before: Earlier,
     options: CheckOptions,
     found: Findings,
 ) -> list[str]:
     """Check everything but the config itself. config: None where it cannot be used; `sections` have what can be.
+    before: the stages of the same file before this one.
 
     Returns lines about what is there.
     """
     tables = _Tables(found.say)
-    data = sections.get("data", DataConfig())
     train = sections.get("train", TrainConfig())
-    _check_names(path, sections, data, train, found)
+    named = sections.get("data", DataConfig()).train
+    _check_names(path, sections, named, train, found)
+    config, sections, to_come = without_what_is_to_come(config, sections, before)
+    tables.add(to_come)
+    data = sections.get("data", DataConfig())
     every, left_out = selected(read_all(data, train.method, found), data, found)
-    if data.train and not found.counts["data"] and (why := _too_few(every, options.processes)):
+    if data.train == named and data.train and not found.counts["data"] and (why := _too_few(every, options.processes)):
         found.add("data", why)
     if "grpo" in sections and _without_demos(every, sections["grpo"]):
         found.add("data", NO_DEMOS)
@@ -67,13 +83,15 @@ class _Tables:
             self.say(line)
 
 
-def _check_names(path: str, sections: dict[str, Any], data: DataConfig, train: TrainConfig, found: Findings) -> None:
+def _check_names(
+    path: str, sections: dict[str, Any], sources: Sequence[DataSource], train: TrainConfig, found: Findings
+) -> None:
     """What the config names: rewards with their options, the DeepSpeed file, data files, the run's folder."""
     _look(path, found, check_rewards, sections.get("rewards", ()))
     _look(path, found, require_trackers, train.trackers)
     if train.deepspeed:
         _look(path, found, read_deepspeed, train.deepspeed)
-    if not data.train:
+    if not sources:
         found.add("config", f"{path}: data.train: empty; name at least one data file")
 
 

@@ -197,8 +197,8 @@ def _some_need_no_spread(config: RunConfig) -> Iterator[str]:
     advantage = config.grpo.advantage
     if advantage in BY_ITSELF and config.grpo.drop_constant_groups:
         yield f"grpo.drop_constant_groups: true, but grpo.advantage {advantage} learns from such groups too; use false"
-    wrong = any(term.name == "distill" and term.options.get("on", "wrong") == "wrong" for term in config.grpo.terms)
-    if wrong and config.grpo.drop_constant_groups:
+    corrected = [term.options.get("answers", "wrong") for term in config.grpo.terms if term.name == "distill"]
+    if "wrong" in corrected and config.grpo.drop_constant_groups:
         yield (
             "grpo.drop_constant_groups: true, but grpo.terms distill corrects wrong answers, and this leaves out the "
             "groups that are all wrong; use false"
@@ -323,6 +323,12 @@ def _grpo_is_read(config: RunConfig) -> Iterator[str]:
         yield f"grpo: {', '.join(unread)} given, but train.method {method} reads {read}; drop the others"
 
 
+def _shaping_is_read(config: RunConfig) -> Iterator[str]:
+    if config.shaping and config.train.method in READ_BY:
+        named = ", ".join(shaper.name for shaper in config.shaping)
+        yield f"shaping: {named} given, but train.method {config.train.method} samples no answers to shape; drop it"
+
+
 def _dpo_is_whole(config: RunConfig) -> Iterator[str]:
     if config.train.method != "dpo":
         return
@@ -337,6 +343,7 @@ def _dpo_is_whole(config: RunConfig) -> Iterator[str]:
 
 _CHECKS = (
     _grpo_is_read,
+    _shaping_is_read,
     _dpo_is_whole,
     _code_is_pinned,
     _pass_rates_are_in_order,

@@ -49,7 +49,7 @@ TERMS: dict[str, dict[str, TermOption]] = {
             choices=("exact", "k2", "k3", "k1+", "k3+", "k3*"),
             help="exact: over the whole vocabulary; else from the sampled tokens",
         ),
-        "on": TermOption(default="wrong", choices=("wrong", "all"), help="answers that the teacher corrects"),
+        "answers": TermOption(default="wrong", choices=("wrong", "all"), help="answers that the teacher corrects"),
         "threshold": TermOption(default=0.0, help="answers with a reward over this are right"),
     },
     "perception": {

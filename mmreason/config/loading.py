@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,32 @@ def inspect_config(given: Given, overrides: Sequence[str] = ()) -> tuple[RunConf
         return build_config(values, origins, wrong), sections, ""
     except ConfigError as error:
         return None, sections, str(error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """What a stage of a file finds once those before it have run. Example: `Earlier(folders={"runs/x/sft": "sft"},
+    model="Qwen/Qwen2.5-VL-3B-Instruct")`"""
+
+    folders: Mapping[str, str]
+    """run_dir of each stage before it -> the stage's name."""
+    model: str | None
+    """What the first of the stages begins with whose models lead to this one's; None: its own model is given."""
+
+
+def earlier(given: Given, overrides: Sequence[str] = ()) -> Earlier:
+    """The stages before the one that is asked for. Raises ConfigError as `inspect_config`."""
+    values, origins, wanted = read_given(given)
+    stages, _ = split(values, origins, overrides)
+    asked = pick(stages, wanted, origins[()])
+    folders = {str(stage.values.get("run_dir")): stage.name for stage in stages[: stages.index(asked)]}
+    by_name = {stage.name: stage for stage in stages}
+    first = asked
+    while first.after is not None:
+        first = by_name[first.after]
+    model = first.values.get("model")
+    path = model.get("path") if first is not asked and isinstance(model, Mapping) else None
+    return Earlier(folders=folders, model=path if isinstance(path, str) else None)
 
 
 def read_given(given: Given) -> tuple[dict[str, Any], dict[Place, str], str | None]:

@@ -12,9 +12,10 @@
       - name: rft                   answers of that model to data.train are written to run_dir/rft/rows.jsonl
         sample: {unique: reasoning} as `mmreason sample`; the stage after it begins with the same model
 
-Sections are merged key by key, lists are replaced. Keys of the common part's `grpo` are for the stages whose method
-reads them; where a stage itself gives one that it does not read, or no stage reads it, it is refused. An override
-`train.steps=5` is for every stage, and wins over what the stage says; `rl.train.steps=5` is for that stage only.
+Sections are merged key by key, lists are replaced. The common part's `shaping` and the keys of its `grpo` are for the
+stages whose method reads them; where a stage itself gives one that it does not read, or no stage reads it, it is
+refused. An override `train.steps=5` is for every stage, and wins over what the stage says; `rl.train.steps=5` is for
+that stage only.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def split(
         stages.append(_stage(given, index, common, around, origins, mine, stages))
     for given, stage in zip(values["stages"], stages, strict=True):
         own = [_key(text) for text in overrides if text.startswith(f"{stage.name}.grpo.")]
-        _leave_to_others(stage, stages, {*_section(given, "grpo"), *(key.split(".")[2] for key in own)})
+        own = [*_section(given, "grpo"), *(key.split(".")[2] for key in own), *(given.keys() & {"shaping"})]
+        _leave_to_others(stage, stages, own)
     return stages, wrong
 
 
@@ -123,19 +125,22 @@ def _stage(
 
 
 def _leave_to_others(stage: StageValues, stages: Sequence[StageValues], own: Collection[str]) -> None:
-    """Take the common part's `grpo` keys away that this stage's method does not read and another stage's does.
+    """Take the common part's `shaping` and `grpo` keys away that this stage's method does not read and another's does.
 
     A stage's `own` keys stay, and are refused where they are not read; so are those that no stage reads.
     """
     read_by_any = {key for other in stages if other.sample is None for key in _read(other)}
-    for key in set(_section(stage.values, "grpo")) & (read_by_any - _read(stage) - set(own)):
+    left = read_by_any - _read(stage) - set(own)
+    for key in set(_section(stage.values, "grpo")) & left:
         del stage.values["grpo"][key]
+    if "shaping" in left:
+        stage.values.pop("shaping", None)
 
 
 def _read(stage: StageValues) -> set[str]:
-    """The keys of `grpo` that a stage's method reads."""
+    """The keys of `grpo` that a stage's method reads, and "shaping" where it reads that."""
     method = str(_section(stage.values, "train").get("method", "grpo"))
-    return set(READ_BY.get(method, GrpoConfig.model_fields))
+    return set(READ_BY.get(method, (*GrpoConfig.model_fields, "shaping")))
 
 
 def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

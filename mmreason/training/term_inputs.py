@@ -61,7 +61,7 @@ class TermInputs:
         if not exact:
             score = partial(_logprob, teacher, temperature, self._forward)
         trees = self._unreadable(trees)
-        chosen = partial(_chosen, on=term.option("on"), threshold=term.option("threshold"))
+        chosen = partial(_chosen, answers=term.option("answers"), threshold=term.option("threshold"))
         with self.run.timed("score"):
             prompts = without_media(self.run, groups)
             values, known = seen_otherwise(self.run, teacher, trees, prompts, chosen, score)
@@ -117,11 +117,11 @@ def _logprob(policy: Policy, temperature: float, forward: Any, row: Batch) -> Te
     return policy.token_scores(row, temperature=temperature, forward=forward, grad=False).logprob
 
 
-def _chosen(segment: Segment, *, on: str, threshold: float) -> bool:
+def _chosen(segment: Segment, *, answers: str, threshold: float) -> bool:
     """Whether the teacher corrects this rollout."""
     if "unreadable" in segment.columns:
         return False
-    return on == "all" or bool(segment.columns["reward"][0] <= threshold)
+    return answers == "all" or bool(segment.columns["reward"][0] <= threshold)
 
 
 def _marked_in(segment: Segment, lost: set[int]) -> Segment:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -13,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from mmreason.cli import main
 from mmreason.demo.media import DemoFiles
 
 SMALL_MEDIA = {
@@ -42,6 +45,19 @@ def config(run_dir: Path, model: Path, data: DemoFiles, method: str, /, **sectio
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
     return values
+
+
+def train_here(values: dict[str, Any], folder: Path, *, expect: int = 0) -> str:
+    """`mmreason train` in this process, as if started in `folder`, for runs that nobody kills: a process of its own
+    needs longer to import its libraries than such a run takes. What was printed; fails where the exit status is not
+    `expect`."""
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(values))
+    output = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        status = main(["train", str(file)])
+    assert status == expect, f"exit status {status}:\n{output.getvalue()}"
+    return output.getvalue()
 
 
 def start(values: dict[str, Any], folder: Path, name: str = "run.yaml") -> subprocess.Popen[str]:

@@ -1,117 +1,28 @@
 """Two processes, with DDP and with DeepSpeed ZeRO-2 and ZeRO-3, train what one process trains.
 
-One of the two has text only, the other one video and audio only, in every step. Each strategy starts one group of
-processes, which makes all runs one after the other (strategies.py).
+One of the two has text only, the other one video and audio only, in every step. pairs.py has the runs.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from mmreason.config import build_config
-from mmreason.demo.media import DemoFiles, write_demo_data
+from mmreason.demo.media import DemoFiles
 from mmreason.errors import CheckpointError
 from mmreason.training import open_run
-from tests.integration.launched import ROOT, ZERO
-from tests.integration.runs import config, metrics, tensors_of, weights
+from tests.integration.pairs import CASES, PROMPTS, STAGES, STEPS, cases_of
+from tests.integration.runs import metrics, tensors_of, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]  # two of these at once would starve
-STAGES = {"ddp": None, "zero2": 2, "zero3": 3}
-STEPS, PROMPTS, SEED = 3, 4, 3
-CASES: dict[str, dict[str, Any]] = {
-    "full": {},
-    "frozen": {"freeze": ["vision", "audio"]},
-    "checkpointing": {"gradient_checkpointing": True},
-    "lora": {"lora": {"rank": 4}},
-    "lora_checkpointing": {"lora": {"rank": 4}, "gradient_checkpointing": True},
-}
-"""Settings of the model that must not change what is learnt."""
-
-
-@pytest.fixture(scope="module")
-def text_and_media(tmp_path_factory: pytest.TempPathFactory) -> DemoFiles:
-    """Demonstrations in such an order that of two processes the first has text only, the second video and audio."""
-    data = write_demo_data(tmp_path_factory.mktemp("text-and-media"), seed=9, train=1, eval=1, sft=80, choices=10)
-    rows = [json.loads(line) for line in data.sft.read_text().splitlines()]
-    of = {name: iter([row for row in rows if row["source"] == name]) for name in ("compare", "motion", "pitch")}
-    share = [of["compare"], of["motion"], of["compare"], of["pitch"]] * STEPS
-    placed: list[Any] = [None] * len(share)
-    for place, source in zip(np.random.default_rng([SEED, 0]).permutation(len(share)), share, strict=True):
-        placed[place] = next(source)
-    data.sft.write_text("".join(json.dumps(row) + "\n" for row in placed))
-    return data
-
-
-def _cases(folder: Path, model: Path, data: DemoFiles, deepspeed: Path | None) -> dict[str, dict[str, Any]]:
-    """Configs of all runs. "half" stops early, "resumed" goes on in its folder."""
-
-    def values(name: str, method: str = "sft", model_settings: Any = None, **train: Any) -> dict[str, Any]:
-        settings = {"steps": STEPS, "prompts_per_step": PROMPTS, "learning_rate": 1e-4, "save_every": 100, **train}
-        settings["deepspeed"] = None if deepspeed is None else str(deepspeed)
-        made = config(folder / name, model, data, method, train=settings, model=model_settings or {})
-        return {**made, "seed": SEED, "data": {"train": [{"path": str(data.sft)}]}}
-
-    cases = {name: values(name, model_settings=settings) for name, settings in CASES.items()}
-    cases["half"] = values("resumed", steps=2)
-    cases["resumed"] = values("resumed")
-    cases["bf16"] = values("bf16", precision="bf16")
-    cases["grpo"] = values("grpo", "grpo", steps=2)
-    cases["grpo"]["grpo"]["kl_coef"] = 0.1
-    cases["grpo"]["rollout"] = {"n": 4, "max_new_tokens": 40, "stop": ["e", "a"]}
-    contrast = {**cases["grpo"]["grpo"], "contrast_view": "shuffled", "contrast_n": 2}
-    cases["contrast"] = {**cases["grpo"], "run_dir": str(folder / "contrast"), "grpo": contrast}
-    return cases
-
-
-def _deepspeed(stage: int | None, folder: Path) -> Path | None:
-    """The shipped config, but ZeRO-3 gathers and releases every parameter for every use, as it does those of size."""
-    if stage is None:
-        return None
-    settings = json.loads((ZERO / f"zero{stage}.json").read_text())
-    if stage == 3:
-        names = ("stage3_param_persistence_threshold", "stage3_max_live_parameters", "stage3_max_reuse_distance")
-        settings["zero_optimization"] |= dict.fromkeys(names, 0)
-    file = folder / "deepspeed.json"
-    file.write_text(json.dumps(settings))
-    return file
-
-
-def _run(folder: Path, cases: dict[str, Any], *launcher: str) -> Path:
-    (folder / "cases.json").write_text(json.dumps(cases))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    command = [sys.executable, "-m", *launcher, "tests.integration.strategies", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=800)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
-@pytest.fixture(scope="module")
-def alone(tiny_omni: Path, text_and_media: DemoFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All runs with one process."""
-    folder = tmp_path_factory.mktemp("alone")
-    return _run(folder, _cases(folder, tiny_omni, text_and_media, None))
-
-
-@pytest.fixture(scope="module", params=STAGES)
-def pair(
-    request: pytest.FixtureRequest, tiny_omni: Path, text_and_media: DemoFiles, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Path]:
-    """A strategy, and the folder of all runs with two processes under it."""
-    folder = tmp_path_factory.mktemp(request.param)
-    cases = _cases(folder, tiny_omni, text_and_media, _deepspeed(STAGES[request.param], folder))
-    return request.param, _run(folder, cases, "mmreason.launch", "--standalone", "--nproc-per-node", "2", "-m")
 
 
 def _facts(folder: Path) -> list[dict[str, dict[str, Any]]]:
@@ -133,7 +44,8 @@ def test_processes_are_what_they_should_be(pair: tuple[str, Path]) -> None:
     strategy, folder = pair
     stage = STAGES[strategy]
     text, media = _facts(folder)
-    for name in [*CASES, "half", "resumed", "bf16", "grpo", "contrast"]:
+    assert text.keys() == media.keys() > {*CASES, "resumed", "bf16", "grpo", "contrast", "dpo", "terms", "critic"}
+    for name in text:
         for facts in (text[name], media[name]):
             assert facts["world"] == 2
             assert facts["deepspeed"] == (stage is not None)
@@ -147,12 +59,13 @@ def test_processes_are_what_they_should_be(pair: tuple[str, Path]) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("case", [*CASES, "resumed"])
 def test_every_step_is_what_one_process_does(case: str, pair: tuple[str, Path], alone: Path, tiny_omni: Path) -> None:
-    mine, theirs = metrics(pair[1] / case), metrics(alone / case)
+    whole = alone / ("full" if case == "resumed" else case)
+    mine, theirs = metrics(pair[1] / case), metrics(whole)
     assert len(mine) == len(theirs) == STEPS
     apart = {name: _apart(mine, theirs, name) for name in ("loss", "nll", "grad_norm")}
     print(f"{pair[0]:6} {case:19}", *(f"{name} {value:.1e}" for name, value in apart.items()))
     assert max(apart.values()) < 1e-4
-    ours, other = weights(pair[1] / case), weights(alone / case)
+    ours, other = weights(pair[1] / case), weights(whole)
     assert ours.keys() == other.keys()
     way = _distance(other, tensors_of(tiny_omni))
     assert way > 0
@@ -171,7 +84,7 @@ def test_resumed_is_never_stopped_bit_for_bit(pair: tuple[str, Path]) -> None:
 def test_another_number_of_processes_is_refused(
     pair: tuple[str, Path], tiny_omni: Path, text_and_media: DemoFiles
 ) -> None:
-    values = _cases(pair[1], tiny_omni, text_and_media, None)["resumed"]
+    values = cases_of(pair[1], tiny_omni, text_and_media)["resumed"]
     with pytest.raises(CheckpointError, match="written with number of processes 2, this run has 1; use the same"):
         open_run(build_config(values))
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mmreason.demo.media import DemoFiles
-from tests.integration.runs import config, finish, metrics, start, tensors_of, weights
+from tests.integration.runs import config, finish, metrics, start, tensors_of, train_here, weights
 
 KILLER = '''
 import os, signal
@@ -42,7 +42,7 @@ def _grpo(folder: Path, model: Path, data: DemoFiles, reward: str) -> dict[str, 
 def undisturbed(tiny_omni: Path, demo_data: DemoFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "killer.py").write_text(HARMLESS)
-    finish(start(_grpo(folder, tiny_omni, demo_data, "killer.py"), folder))
+    train_here(_grpo(folder, tiny_omni, demo_data, "killer.py"), folder)
     return folder / "run"
 
 
@@ -91,7 +91,7 @@ def test_killed_while_a_checkpoint_is_written(
     partial = tmp_path / "run/checkpoints/step-00000002.partial"
     _kill_when(values, tmp_path, partial.exists)
     assert not (tmp_path / "run/checkpoints/step-00000002").exists()
-    finish(start(values, tmp_path))
+    train_here(values, tmp_path)
     _equal(undisturbed, tmp_path / "run")
 
 
@@ -104,7 +104,7 @@ def test_killed_between_steps_and_the_newest_checkpoint_torn(
     _kill_when(values, tmp_path, third.exists)
     with (third / "optimizer.safetensors").open("r+b") as file:
         file.truncate(1000)
-    output = finish(start(values, tmp_path))
+    output = train_here(values, tmp_path)
     assert "using the checkpoint before it" in output
     assert "resumed from" in output
     assert "step-00000002" in output
@@ -127,7 +127,7 @@ def test_sigterm_saves_and_exits_with_0(
     assert "SIGTERM received; saving, then stopping" in output
     assert list((tmp_path / "run/checkpoints").glob("step-*/manifest.json"))
     assert not (tmp_path / "run/model").exists()
-    finish(start(values, tmp_path))
+    train_here(values, tmp_path)
     _equal(undisturbed, tmp_path / "run")
 
 
@@ -136,6 +136,6 @@ def test_a_checkpoint_of_another_model_is_refused(
 ) -> None:
     shutil.copytree(undisturbed, tmp_path / "run")
     shutil.copy(undisturbed.parent / "killer.py", tmp_path)
-    output = finish(start(_grpo(tmp_path, tiny_vl, demo_data, "killer.py"), tmp_path), expect=2)
+    output = train_here(_grpo(tmp_path, tiny_vl, demo_data, "killer.py"), tmp_path, expect=2)
     assert "was written with model" in output
     assert "use the same setting, or a new run_dir" in output

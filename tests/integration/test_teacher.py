@@ -147,7 +147,7 @@ def test_sampled_tokens_have_the_teachers_log_probs(values: dict[str, Any], teac
 def test_an_answer_that_the_teacher_cannot_read_is_counted_and_not_corrected(
     values: dict[str, Any], teacher: Path, estimator: str
 ) -> None:
-    options = {"teacher": str(teacher), "on": "all", "estimator": estimator}
+    options = {"teacher": str(teacher), "answers": "all", "estimator": estimator}
     with opened_with(values, {"name": "distill", "options": options}) as opened:
         groups, inputs = sample_groups(opened, 1, 0, 3), TermInputs(opened)
         trees = credited(opened, groups)
@@ -205,7 +205,7 @@ def test_masked_pictures_are_black_and_the_rest_is_as_it_was(values: dict[str, A
 
 def test_a_run_with_teacher_and_masked_pictures(values: dict[str, Any], teacher: Path) -> None:
     terms: list[dict[str, Any]] = [
-        {"name": "distill", "weight": 1.0, "options": {"teacher": str(teacher), "on": "all"}},
+        {"name": "distill", "weight": 1.0, "options": {"teacher": str(teacher), "answers": "all"}},
         {"name": "perception", "weight": 0.02},
         {"name": "entropy", "weight": 0.03},
     ]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmreason.demo.media import DemoFiles
-from tests.integration.runs import config, finish, metrics, start
+from tests.integration.runs import config, metrics, train_here
 
 MISBEHAVING = '''
 import time
@@ -29,11 +29,11 @@ def per_group(sample, rollouts):
 
 def test_a_reward_that_raises_hangs_or_returns_nan(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MISBEHAVING)
-    scoring = {"workers": 2, "deadline_s": 1.5}
+    scoring = {"workers": 2, "deadline_s": 0.8}
     train = {"steps": 2, "prompts_per_step": 8}
     values = config(tmp_path / "run", tiny_omni, demo_data, "grpo", scoring=scoring, train=train)
     values["rewards"] = [{"name": "mine.py:per_answer"}]
-    output = finish(start(values, tmp_path))
+    output = train_here(values, tmp_path)
     assert "no such thing" in output, "what went wrong is said"
     steps = metrics(tmp_path / "run")
     assert len(steps) == 2
@@ -50,7 +50,7 @@ def test_a_reward_of_the_wrong_length_with_stop(tiny_omni: Path, demo_data: Demo
     (tmp_path / "mine.py").write_text(MISBEHAVING)
     values = config(tmp_path / "run", tiny_omni, demo_data, "grpo", scoring={"workers": 1, "on_error": "stop"})
     values["rewards"] = [{"name": "mine.py:per_group"}]
-    output = finish(start(values, tmp_path), expect=2)
+    output = train_here(values, tmp_path, expect=2)
     line = [line for line in output.splitlines() if line.startswith("mmreason: ") and "per_group" in line][-1]
     assert "3" in line, "what it returned"
     assert "4" in line, "what was expected"
@@ -66,7 +66,7 @@ def test_prompts_over_the_budget(tiny_omni: Path, demo_data: DemoFiles, tmp_path
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     values = config(tmp_path / "run", tiny_omni, demo_data, "sft", train={"steps": 3, "prompts_per_step": 5})
     values["data"] = {"train": [{"path": str(file)}], "max_prompt_tokens": 500}
-    finish(start(values, tmp_path))
+    train_here(values, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "run/quarantine.jsonl").read_text().splitlines()]
     assert {line["id"] for line in lines} == long
     assert {line["reason"] for line in lines} == {"prompt too long"}
@@ -81,14 +81,14 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_due(
     ballast.write_bytes(bytes(25_000_000))
     train = {"steps": 3, "prompts_per_step": 2, "save_every": 1, "keep": 3}
     values = config(disk / "run", tiny_omni, demo_data, "sft", train=train)
-    output = finish(start(values, tmp_path), expect=2)
+    output = train_here(values, tmp_path, expect=2)
     assert "the disk is full; free some space" in output
     assert "Traceback" not in output
     assert len(metrics(disk / "run")) == 3, "a checkpoint that failed did not stop the training"
     assert list((disk / "run/checkpoints").glob("step-*/manifest.json"))
     assert not (disk / "run/model").exists()
     ballast.unlink()
-    assert "resumed from" in finish(start(values, tmp_path))
+    assert "resumed from" in train_here(values, tmp_path)
     assert (disk / "run/model/config.json").is_file()
     assert [line["step"] for line in metrics(disk / "run")] == [1, 2, 3]
 
@@ -96,7 +96,7 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_due(
 def test_a_report_that_cannot_be_written(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
     (tmp_path / "run/report.html.partial").mkdir(parents=True)
     values = config(tmp_path / "run", tiny_omni, demo_data, "sft", train={"steps": 1, "prompts_per_step": 2})
-    output = finish(start(values, tmp_path))
+    output = train_here(values, tmp_path)
     assert "report.html not written: Is a directory" in output
     assert (tmp_path / "run/model/config.json").is_file()
 
@@ -104,7 +104,7 @@ def test_a_report_that_cannot_be_written(tiny_omni: Path, demo_data: DemoFiles, 
 def test_a_run_dir_that_cannot_be_made(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     values = config(tmp_path / "file" / "run", tiny_omni, demo_data, "sft")
-    output = finish(start(values, tmp_path), expect=2)
+    output = train_here(values, tmp_path, expect=2)
     assert "mmreason: run_dir:" in output
     assert "no folder can be made there (Not a directory)" in output
     assert "Traceback" not in output
@@ -119,7 +119,7 @@ def test_an_answer_that_would_not_fit_in_a_row(tiny_omni: Path, demo_data: DemoF
     train = {"steps": 3, "prompts_per_step": 5, "row_tokens": 300}
     values = config(tmp_path / "run", tiny_omni, demo_data, "sft", train=train)
     values["data"] = {"train": [{"path": str(file)}]}
-    finish(start(values, tmp_path))
+    train_here(values, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "run/quarantine.jsonl").read_text().splitlines()]
     assert {line["id"] for line in lines} == {row["id"] for row in rows[::4]}
     assert all("train.row_tokens (300)" in line["detail"] for line in lines)
@@ -127,9 +127,9 @@ def test_an_answer_that_would_not_fit_in_a_row(tiny_omni: Path, demo_data: DemoF
 
 def test_a_run_dir_of_another_method_is_left_alone(tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
     values = config(tmp_path / "run", tiny_omni, demo_data, "sft", train={"steps": 2, "prompts_per_step": 2})
-    finish(start(values, tmp_path))
+    train_here(values, tmp_path)
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.*") if path.is_file()}
     assert {"metrics.jsonl", "config.yaml"} <= before.keys()
-    output = finish(start(config(tmp_path / "run", tiny_omni, demo_data, "grpo"), tmp_path), expect=2)
+    output = train_here(config(tmp_path / "run", tiny_omni, demo_data, "grpo"), tmp_path, expect=2)
     assert "was written with method 'sft', this run has 'grpo'; use the same setting, or a new run_dir" in output
     assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before

@@ -52,7 +52,7 @@ def test_stages_are_the_common_part_with_their_own_keys_over_it(two: Path) -> No
 
 
 def test_a_stage_may_begin_elsewhere_and_read_what_an_earlier_one_wrote(two: Path) -> None:
-    third = '  - {name: dpo, from: cold_start, rewards: null, train: {method: sft}, data: {suffix: null}}\n'
+    third = "  - {name: dpo, from: cold_start, rewards: null, train: {method: sft}, data: {suffix: null}}\n"
     fourth = '  - {name: again, from: base, train: {method: sft}, data: {train: [{path: "{rl}/rows.jsonl"}]}}\n'
     two.write_text(f"{TWO}{third}{fourth}  - {{name: own, model: {{path: other}}, train: {{method: sft}}}}\n")
     stages = {stage.name: stage for stage in load_plan(two).stages}
@@ -103,6 +103,16 @@ def test_common_keys_of_grpo_are_for_the_stages_that_read_them(two: Path) -> Non
     only = TWO.replace("stages:", "grpo: {clip: none}\nstages:").partition("  - name: rl")[0]
     two.write_text(only)
     assert "grpo: clip given" in refused(two)[0], "no stage reads it"
+
+
+def test_common_shaping_is_for_the_stages_that_sample(two: Path) -> None:
+    given = "shaping: [{name: length_bonus}]"
+    two.write_text(TWO.replace("stages:", f"{given}\nstages:"))
+    first, second = load_plan(two).stages
+    assert not first.config.shaping
+    assert [shaper.name for shaper in second.config.shaping] == ["length_bonus"]
+    two.write_text(TWO.replace("steps: 3}", "steps: 3}\n    " + given))
+    assert "shaping: length_bonus given, but train.method sft samples no answers to shape; drop it" in refused(two)[0]
 
 
 def test_one_stage_is_picked_by_name(two: Path) -> None:
@@ -188,6 +198,4 @@ def test_options_of_a_sampling_stage_are_those_of_sample() -> None:
 
 def test_mistakes_in_a_sampling_stage(two: Path) -> None:
     two.write_text(f"{TWO}  - {{name: rft, sample: {{per_questions: 4}}}}\n")
-    assert refused(two)[0] == (
-        "two.yaml: sample.per_questions: unknown key; did you mean 'per_question'? (stage rft)"
-    )
+    assert refused(two)[0] == ("two.yaml: sample.per_questions: unknown key; did you mean 'per_question'? (stage rft)")

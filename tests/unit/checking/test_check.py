@@ -269,6 +269,29 @@ def test_a_wrong_config_is_answered_before_anything_slow_is_loaded(tmp_path: Pat
     assert min(seconds[1:]) < 0.5, seconds
 
 
+def test_what_an_earlier_stage_will_make_is_said_and_the_rest_is_checked(tiny_vl: Path, tmp_path: Path) -> None:
+    file = write_run(tmp_path, tiny_vl, [row()] * 4)
+    values = yaml.safe_load(file.read_text())
+    written = [{"path": "{rft}/rows.jsonl"}, *values["data"]["train"]]
+    values["stages"] = [
+        {"name": "rft", "sample": {}},
+        {"name": "sft", "train": {"method": "sft"}, "data": {"train": written}, "rewards": None},
+        {"name": "rl"},
+    ]
+    file.write_text(yaml.safe_dump(values))
+    report = check(f"{file}:rl")
+    run = tmp_path / "run"
+    assert f"model {run}/sft/model: will be made by stage sft; checked with {tiny_vl} instead" in report.tables
+    assert not [finding for finding in report.findings if finding.kind == "model"]
+    assert "4 rows" in str(report)
+    assert "tokens per prompt" in str(report)
+    second = check(f"{file}:sft")
+    assert f"data.train {run}/rft/rows.jsonl: will be made by stage rft; not checked" in second.tables
+    assert not [finding for finding in second.findings if "rows.jsonl" in finding.line]
+    (run / "sft/model").mkdir(parents=True)
+    assert "model" in {finding.kind for finding in check(f"{file}:rl").findings}, "there, but no model"
+
+
 def test_what_a_filter_and_a_mixture_leave(tmp_path: Path) -> None:
     rows = [row(source="ab"[i % 2], meta={"pass_rate": i / 10}, id=str(i)) for i in range(10)]
     data = {"train": [{"path": str(tmp_path / "train.jsonl")}], "pass_rate": [0.1, 0.8], "mix": {"a": 3, "b": 1}}
