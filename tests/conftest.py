@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from hypothesis import settings
 from mmreason.demo.tiny import build_tiny
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start would compile this package every time
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # where the tests run in the background; it would be inherited
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("mmreason", deadline=None)  # a busy machine must not fail a property test
 settings.load_profile("mmreason")

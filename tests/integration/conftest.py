@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +20,17 @@ from tests.integration.pairs import ALONE, STAGES, cases_of, run_strategy, write
 @pytest.fixture(scope="session")
 def demo_data(tmp_path_factory: pytest.TempPathFactory) -> DemoFiles:
     return write_demo_data(tmp_path_factory.mktemp("demo-data"), seed=5, train=40, eval=10, sft=20, choices=5)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_locks_of_the_dead() -> None:
+    """torch waits for ever for a lock on its compiled extensions, which a process of DeepSpeed's that was killed while
+    it compiled leaves behind; compiling takes less than a minute."""
+    cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache/torch_extensions"))
+    for lock in cache.glob("**/lock"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - lock.stat().st_mtime > 600:
+                lock.unlink()
 
 
 @pytest.fixture(scope="session")

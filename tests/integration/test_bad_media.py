@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmreason.demo.media import DemoFiles
-from tests.integration.runs import config, finish, metrics, start
+from tests.integration.runs import config, metrics, train_here
 from tests.media_files import broken_files, clip, picture, tone, write_audio, write_image, write_video
 
 KINDS = {".mp4": "video", ".wav": "audio"}
@@ -70,7 +70,7 @@ def test_forty_broken_files_of_two_hundred(tiny_omni: Path, tmp_path: Path) -> N
         "sft",
         train={"steps": 10, "prompts_per_step": 16, "save_every": 5},
     )
-    finish(start(values, tmp_path))
+    train_here(values, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "run/quarantine.jsonl").read_text().splitlines()]
     assert Counter(line["id"] for line in lines) == Counter(expected.keys())
     assert {line["id"]: line["reason"] for line in lines} == expected

@@ -24,6 +24,7 @@ from mmreason.training.credit import advantages_of, credit
 from mmreason.training.grpo import prepare
 from mmreason.training.other_views import with_masked_pictures, without_media
 from mmreason.training.run import Run
+from mmreason.training.tally import Tally
 from mmreason.training.term_inputs import TermInputs
 from mmreason.types import Batch, RolloutGroup, Tree
 from tests.integration.runs import config, metrics
@@ -238,3 +239,21 @@ def test_another_tokenizer_is_one_line(values: dict[str, Any], tiny: Any, teache
         save_file(tensors, torn / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(ModelError, match=r"torn: 1 weights are missing .*, first model\.layers\.1\.mlp"):
             load_teacher(str(torn), opened.policy, "cpu")
+
+
+def test_the_threshold_is_on_the_total_after_shaping(values: dict[str, Any], teacher: Path, tmp_path: Path) -> None:
+    """A bonus for all lifts wrong answers over it, and none is corrected: docs/algorithms.md says so."""
+    (tmp_path / "bonus.py").write_text(
+        "from mmreason.algorithms.shaping import Change\n\n\n"
+        "def fn(group):\n    return Change(bonus=(0.6,) * len(group.scores))\n"
+    )
+    values["shaping"] = [{"name": f"{tmp_path / 'bonus.py'}:fn"}]
+    options = {"teacher": str(teacher), "threshold": 0.5, "estimator": "k2"}
+    with opened_with(values, {"name": "distill", "options": options}) as opened:
+        groups, inputs = sample_groups(opened, 1, 0, 3), TermInputs(opened)
+        assert {score.total for group in groups for score in group.scores} == {0.0, 1.0}
+        taught = []
+        for given in (groups, opened.shaping(groups, Tally())):
+            trees = inputs.noted(given, credited(opened, given), 1)
+            taught.append(sum(bool(one.columns["taught"].any()) for tree in trees for one in tree.segments[1:]))
+    assert taught == [sum(score.total == 0 for group in groups for score in group.scores), 0]

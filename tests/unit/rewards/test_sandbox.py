@@ -198,23 +198,17 @@ def test_time_ends(isolation: Isolation) -> None:
 def test_nothing_survives(tmp_path: Path) -> None:
     """Also not where the one who started it is killed while the code runs."""
     program = "from mmreason.rewards.sandbox import run; print('go', flush=True); run('import time; time.sleep(99)')"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
-    assert parent.stdout is not None
-    parent.stdout.readline()
-    deadline = time.monotonic() + 20
-    while not _children(parent.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    family = _descendants(parent.pid)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    line = [sys.executable, "-c", program]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, cwd=tmp_path, env=environment) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        deadline = time.monotonic() + 60
+        while len(family := _descendants(parent.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)  # the code begins
+        parent.kill()
     assert len(family) == 2  # the one outside that waits, and the one inside
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
     while any(_alive(pid) for pid in family) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [pid for pid in family if _alive(pid)]
