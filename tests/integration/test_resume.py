@@ -73,14 +73,16 @@ def test_killed_while_rewards_are_computed(
 
 
 def _kill_when(values: dict[str, object], folder: Path, moment: Callable[[], bool]) -> None:
-    process = start(values, folder)
-    deadline = time.monotonic() + 120
-    while not moment():
-        assert process.poll() is None, f"ended before it could be killed: {process.communicate()[0]}"
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
-    process.kill()
-    finish(process, expect=-signal.SIGKILL)
+    with start(values, folder) as process:
+        deadline = time.monotonic() + 240
+        try:
+            while not moment():
+                assert process.poll() is None, f"ended before it could be killed: {process.communicate()[0]}"
+                assert time.monotonic() < deadline
+                time.sleep(0.0005)
+        finally:
+            process.kill()
+        finish(process, expect=-signal.SIGKILL)
 
 
 def test_killed_while_a_checkpoint_is_written(
