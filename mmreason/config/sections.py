@@ -10,7 +10,7 @@ from mmreason.config.combinations import impossible
 from mmreason.config.engines import EngineName
 from mmreason.config.grpo_options import OPTIONS
 from mmreason.config.grpo_terms import WITH_DEMOS, option_of
-from mmreason.config.section import Section
+from mmreason.config.section import Section as Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]

@@ -51,14 +51,21 @@ def alone(tiny_omni: Path, text_and_media: DemoFiles, tmp_path_factory: pytest.T
 @pytest.fixture(scope="session")
 def pairs(
     tiny_omni: Path, text_and_media: DemoFiles, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """Strategy -> the folder of all its runs, made when first asked for."""
-    return functools.cache(
-        lambda strategy: run_strategy(strategy, tmp_path_factory.mktemp(strategy), tiny_omni, text_and_media)
-    )
+) -> Callable[[str], tuple[Path, str]]:
+    """Strategy -> the folder of all its runs, made when first asked for, and what went wrong, which is not tried again
+    for every test."""
+
+    @functools.cache
+    def made(strategy: str) -> tuple[Path, str]:
+        folder = tmp_path_factory.mktemp(strategy)
+        return folder, run_strategy(strategy, folder, tiny_omni, text_and_media)
+
+    return made
 
 
 @pytest.fixture(params=STAGES)
-def pair(request: pytest.FixtureRequest, pairs: Callable[[str], Path]) -> tuple[str, Path]:
+def pair(request: pytest.FixtureRequest, pairs: Callable[[str], tuple[Path, str]]) -> tuple[str, Path]:
     """A strategy, and the folder of all runs with two processes under it."""
-    return request.param, pairs(request.param)
+    folder, problem = pairs(request.param)
+    assert not problem, problem
+    return request.param, folder

@@ -115,17 +115,19 @@ def _deepspeed(stage: int | None, folder: Path) -> Path | None:
     return file
 
 
-def run_pair(folder: Path, cases: dict[str, Any]) -> Path:
-    """Two processes make all runs; returns `folder`, which strategies.py describes."""
+def run_pair(folder: Path, cases: dict[str, Any]) -> str:
+    """Two processes make all runs in `folder`, which strategies.py describes; what went wrong, or nothing."""
     (folder / "cases.json").write_text(json.dumps(cases))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     launcher = ["mmreason.launch", "--standalone", "--nproc-per-node", "2", "-m", "tests.integration.strategies"]
     command = [sys.executable, "-m", *launcher, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=800)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    try:
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
+    except subprocess.TimeoutExpired as error:
+        return f"still running after {error.timeout} s"
+    return done.stdout + done.stderr if done.returncode else ""
 
 
-def run_strategy(strategy: str, folder: Path, model: Path, data: DemoFiles) -> Path:
-    """All runs with two processes under a strategy."""
+def run_strategy(strategy: str, folder: Path, model: Path, data: DemoFiles) -> str:
+    """All runs with two processes under a strategy; what went wrong, or nothing."""
     return run_pair(folder, cases_of(folder, model, data, _deepspeed(STAGES[strategy], folder)))

@@ -193,7 +193,8 @@ def test_the_advantage_of_the_algorithms_page_trains_as_it_stands(
     (tmp_path / "median.py").write_text(code)
     (tmp_path / "three.py").write_text("def reward(sample, text):\n    return float(len(text) % 3)\n")
     grpo = {"advantage": str(tmp_path / yaml.safe_load(text)["grpo"]["advantage"])}
-    sections = {"grpo": grpo, "rewards": [{"name": f"{tmp_path}/three.py:reward"}], "train": {**TRAIN, "steps": 1}}
+    rewards = [{"name": f"{tmp_path}/three.py:reward"}]
+    sections: dict[str, Any] = {"grpo": grpo, "rewards": rewards, "train": {**TRAIN, "steps": 1}}
     values = config(tmp_path / "opened", tiny_omni, demo_data, "grpo", **sections, rollout=SHORT)
     with contextlib.closing(open_run(build_config(values, "test"))) as opened:
         groups = sample_groups(opened, 1, 0, 2)
