@@ -31,6 +31,7 @@ GPU_MEMORY = 0.9
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # an engine process would outlive ours when that is killed
     "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # of our own calls to the worker, in this process
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # readers would inherit the one core that the engine is bound to
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_CPU_KVCACHE_SPACE": "1",
 }
@@ -56,7 +57,7 @@ class ContinuousBatching:
 
     def __init__(
         self,
-        engine: Any,
+        llm: Any,
         family: Family,
         config: PreTrainedConfig,
         decoder: TextDecoder,
@@ -69,8 +70,8 @@ class ContinuousBatching:
         most: int,
         guide: dict[str, Any] | None = None,
     ) -> None:
-        """engine: vLLM's `LLMEngine`; most: prompts in it at a time."""
-        self._engine, self._decoder, self._params = engine, decoder, params
+        """llm: `vllm.LLM`, as `start_vllm` opens it; most: prompts in it at a time."""
+        self._engine, self._decoder, self._params = llm.llm_engine, decoder, params
         self._rules, self._fields = family.rules(config), family.engine_fields
         self._banned, self._end_ids = list(banned), list(end_ids)
         self._n, self._seed, self._most, self._guide = n, seed, most, guide or {}
@@ -136,7 +137,7 @@ class ContinuousBatching:
 
 
 def start_vllm(config: RunConfig, family: Family, model: PreTrainedConfig, longest: int, n: int) -> Any:
-    """A vLLM `LLMEngine` in this process. longest: tokens of an answer. Raises ModelError where it does not start."""
+    """A `vllm.LLM` in this process. longest: tokens of an answer. Raises ModelError where it does not start."""
     given = config.rollout.options if config.rollout.engine == "vllm" else {"gpu_memory": GPU_MEMORY}
     options = LocalOptions.model_validate(given)
     on_gpu = torch.cuda.is_available()
@@ -146,22 +147,20 @@ def start_vllm(config: RunConfig, family: Family, model: PreTrainedConfig, longe
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(options.kv_cache_gb)))
     length = options.max_model_len or config.data.max_prompt_tokens + longest
     length = min(length, getattr(model.get_text_config(), "max_position_embeddings", length))
-    from vllm import LLMEngine
+    from vllm import LLM
 
     try:
-        engine = LLMEngine.from_engine_args(_engine_args(config, options, length, n, on_gpu=on_gpu))
+        llm = LLM(**_arguments(config, options, length, n, on_gpu=on_gpu))
     except (ValueError, RuntimeError, NotImplementedError, OSError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{config.model.path}: vLLM cannot open it ({line}); --engine hf is our own loop") from error
     if family.position_axes > 1:
-        engine.collective_rpc("use_trainer_positions", args=(rules_text(family.rules(model)),))
-    return engine
+        llm.collective_rpc("use_trainer_positions", args=(rules_text(family.rules(model)),))
+    return llm
 
 
-def _engine_args(config: RunConfig, options: LocalOptions, length: int, n: int, *, on_gpu: bool) -> Any:
-    from vllm import EngineArgs
-
-    return EngineArgs(
+def _arguments(config: RunConfig, options: LocalOptions, length: int, n: int, *, on_gpu: bool) -> dict[str, Any]:
+    return dict(
         model=config.model.path,
         revision=config.model.revision,
         trust_remote_code=config.model.trust_remote_code,
@@ -174,6 +173,8 @@ def _engine_args(config: RunConfig, options: LocalOptions, length: int, n: int, 
         tensor_parallel_size=options.tensor_parallel,
         enable_prefix_caching=n > 1,  # else every prompt is there once
         mm_processor_cache_gb=0,  # every file is there once; what n answers share is in the engine meanwhile
-        skip_mm_profiling=True,
+        mm_device_do_normalize=False,  # our pixels are normalised
+        generation_config="vllm",  # nothing from the checkpoint: every parameter is given with each request
+        skip_mm_profiling=not on_gpu,  # it measures a GPU's memory
         worker_extension_cls=WORKER,
     )

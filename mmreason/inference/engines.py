@@ -65,20 +65,27 @@ def open_generator(front: Front, options: InferOptions, config: RunConfig, say: 
 
 
 def _vllm(front: Front, options: InferOptions, config: RunConfig, say: Callable[[str], None]) -> Generator:
-    from mmreason.inference.continuous import ContinuousBatching, start_vllm
+    from mmreason.inference.continuous import start_vllm
 
     params = options.params(config)
-    engine = start_vllm(config, front.family, front.model, params.max_new_tokens, options.n)
+    llm = start_vllm(config, front.family, front.model, params.max_new_tokens, options.n)
     import vllm
 
     say(f"infer: vLLM {vllm.__version__}")
+    return around_vllm(llm, front, options, config)
+
+
+def around_vllm(llm: Any, front: Front, options: InferOptions, config: RunConfig) -> Generator:
+    """An open `vllm.LLM` as the one who answers."""
+    from mmreason.inference.continuous import ContinuousBatching
+
     tokenizer: Any = front.processor.tokenizer
     return ContinuousBatching(
-        engine,
+        llm,
         front.family,
         front.model,
         front.encoder,
-        params,
+        options.params(config),
         banned=banned_ids(front.family, front.encoder.rules, tokenizer).tolist(),
         end_ids=end_ids(_generation(config), tokenizer),
         n=options.n,

@@ -94,7 +94,7 @@ class InferOptions:
             raise ConfigError("--json-schema and --regex are both given, expected one of them")
         if self.regex is not None:
             return {"regex": self.regex}
-        return {} if self.json_schema is None else {"json": _schema(self.json_schema)}
+        return {} if self.json_schema is None else {"json": _schema(self.json_schema), "disable_any_whitespace": True}
 
     @property
     def selection(self) -> Selection:

@@ -52,8 +52,12 @@ class Inferred:
         return f"{self.answered} answered, {self.errors} errors{skipped}; {rate}; {self.out}"
 
 
-def infer(options: InferOptions, say: Callable[[str], None] | None = None) -> Inferred:
+def infer(
+    options: InferOptions, say: Callable[[str], None] | None = None, generator: Generator | None = None
+) -> Inferred:
     """Answer every item that has no row yet. say: takes lines for the user (default: standard error).
+
+    generator: one that is open already, for several folders in a row; it has to be of the same model and options.
 
     Raises ConfigError (options, rows of other settings), DataError (unreadable source, unwritable file), ModelError.
     """
@@ -66,7 +70,7 @@ def infer(options: InferOptions, say: Callable[[str], None] | None = None) -> In
     _check_prompt(options, listing)
     with OutFile(Path(options.out), options.settings(config, listing.root), str(listing.root),
                  overwrite=options.overwrite) as file:  # fmt: skip
-        run = _Run(options, config, listing, file)
+        run = _Run(options, config, listing, file, generator)
         left = (item for item in listing.items if item.id not in file.done)
         first = next(left, None)
         if first is not None:
@@ -89,8 +93,9 @@ def _check_prompt(options: InferOptions, listing: Listing) -> None:
 class _Run:
     """One start, with what it needs open."""
 
-    def __init__(self, options: InferOptions, config: RunConfig, listing: Listing, file: OutFile) -> None:
-        self.options, self.config, self.listing, self.file = options, config, listing, file
+    def __init__(self, options: InferOptions, config: RunConfig, listing: Listing, file: OutFile,
+                 generator: Generator | None) -> None:  # fmt: skip
+        self.options, self.config, self.listing, self.file, self.generator = options, config, listing, file, generator
         self.skipped = listing.skipped
         self.progress = Progress(listing.total, sum(file.counts.values()))
         self.stamp: dict[str, Any] = {}
@@ -140,8 +145,10 @@ class _Run:
                 most_bytes=config.media.memory_gb * 1e9,
             )
             stack.enter_context(reader)  # first: it reads on while the engine starts
-            generator = open_generator(front, options, config, say)
-            stack.callback(generator.close)
+            generator = self.generator
+            if generator is None:
+                generator = open_generator(front, options, config, say)
+                stack.callback(generator.close)
             yield reader, generator, scorer
 
     def _drive(self, reader: Reader, generator: Generator, scorer: Scorer) -> None:
