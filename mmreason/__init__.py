@@ -115,15 +115,24 @@ def sample(
     return sample_config(checked, Path(out), Selection(**selection), model=model, fresh=fresh)
 
 
-def infer(source: str | Path, *overrides: str, model: str | Path, out: str | Path, **options: Any) -> Inferred:
+def infer(
+    source: str | Path, *overrides: str, model: str | Path, out: str | Path, ray: int | None = None, **options: Any
+) -> Inferred:
     """`mmreason infer`: answer a prompt about every item of a folder, an archive, a list or rows; a row each in `out`.
 
     `options`: fields of `inference.options.InferOptions`, such as `prompt`. The same call goes on where an earlier one
-    stopped.
+    stopped. `ray`: answer so many shards on a Ray cluster.
     """
     from mmreason.inference.options import InferOptions
 
     asked = InferOptions(source=source, model=str(model), out=out, overrides=overrides, **options)
+    if ray is not None:
+        from dataclasses import replace
+
+        from mmreason.inference.cluster import infer_on_ray
+
+        infer_on_ray(asked, ray)
+        asked = replace(asked, overwrite=False)  # nothing is left; what was done is counted, and shown
     from mmreason.inference.verb import infer as answer_all
 
     return answer_all(asked)

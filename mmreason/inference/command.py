@@ -42,6 +42,8 @@ def _add_selection(infer: argparse.ArgumentParser) -> None:
                        "into one prompt")  # fmt: skip
     infer.add_argument("--root", metavar="DIR", help="where paths of a list or of rows start")
     infer.add_argument("--sound", action="store_true", help="show videos with their sound, where they have one")
+    infer.add_argument("--ray", metavar="N", type=int, help="answer N shards on a Ray cluster, with storage that all "
+                       "nodes share (extra ray)")  # fmt: skip
     infer.add_argument("--shard", metavar="I/N", type=_shard, default=(1, 1), help="the I-th of N parts, from 1")
 
 
