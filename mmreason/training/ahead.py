@@ -12,10 +12,10 @@ under way is sampled again, by the newest weights.
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import Future
+from concurrent.futures import wait
 
 from mmreason.errors import EngineError
+from mmreason.training.beside import Beside
 from mmreason.training.collect import Collected, collect
 from mmreason.training.run import Run
 from mmreason.training.tally import Tally
@@ -29,18 +29,18 @@ class Collector:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._under_way: Future[Collected] | None = None
+        self._under_way: Beside[Collected] | None = None
 
     def take(self, step: int) -> Collected:
         """The groups of this step. From here on those of the next one are collected, where that is to be ahead."""
-        under_way, self._under_way = self._under_way, None
-        collected = collect(self.run, step) if under_way is None else self._result(under_way)
-        self.run.feed_state = None
-        if self._goes_ahead(step) and not self.run.stop_requested:
-            self.run.sync()  # here, where all processes are, and not in the thread
-            # A checkpoint of this step must not know what is taken for the next one.
-            self.run.feed_state = self.run.feed.state
-            self._under_way = _in_a_thread(self.run, step + 1)
+        run, under_way = self.run, self._under_way
+        collected = collect(run, step) if under_way is None else self._result(under_way)
+        self._under_way = None
+        if self._goes_ahead(step):
+            run.sync()  # here, where all processes are, and not in the thread
+            name, state = f"collect step {step + 1}", run.feed.state
+            self._under_way = Beside.begin(name, state, lambda: collect(run, step + 1))
+        run.beside = self._under_way
         return collected
 
     def settle(self) -> None:
@@ -48,15 +48,14 @@ class Collector:
         if self._under_way is None:
             return
         with self.run.timed("wait"):
-            while not self._under_way.done():
+            while not wait([self._under_way.future], timeout=LOOK_S).done:
                 if self.run.stop_requested:
                     self.run.rollouts.cancel()
-                threading.Event().wait(LOOK_S)
 
-    def _result(self, under_way: Future[Collected]) -> Collected:
-        assert under_way.done(), "settle comes before the next step"
+    def _result(self, under_way: Beside[Collected]) -> Collected:
+        assert under_way.future.done(), "settle comes before the next step"
         try:
-            return under_way.result()
+            return under_way.future.result()
         except EngineError:
             if not self.run.stop_requested:
                 raise
@@ -65,17 +64,3 @@ class Collector:
     def _goes_ahead(self, step: int) -> bool:
         train = self.run.config.train
         return bool(self.run.config.rollout.ahead) and step < train.steps and step % train.save_every != 0
-
-
-def _in_a_thread(run: Run, step: int) -> Future[Collected]:
-    """`collect`, under way. A daemon: a process that ends waits for no answers."""
-    future: Future[Collected] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(collect(run, step))
-        except BaseException as error:  # raised where the result is asked for
-            future.set_exception(error)
-
-    threading.Thread(target=work, name=f"collect step {step}", daemon=True).start()
-    return future

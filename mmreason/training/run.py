@@ -37,6 +37,7 @@ from mmreason.rewards.pool import RewardPool
 from mmreason.rollout.base import SamplingParams
 from mmreason.rollout.engines import rollout_engine
 from mmreason.training import checkpoint
+from mmreason.training.beside import Beside
 from mmreason.training.engine import Engine
 from mmreason.training.feed import Feed
 from mmreason.training.gallery import Gallery
@@ -88,8 +89,8 @@ class Run:
         self._synced: int | None = None  # of which step the rollout engine has the weights
         self.carried: dict[str, float] = {}
         """Numbers that a method hands from each step to the next; saved with the run."""
-        self.feed_state: dict[str, Any] | None = None
-        """Of the feed before the next step, where that step's samples are taken already (ahead.py)."""
+        self.beside: Beside[Any] | None = None
+        """What is collected for the next step while one is trained on (ahead.py)."""
         self._unsaved = False
         self._announced: set[str] = set()
         if self.engine.is_main:
@@ -275,6 +276,9 @@ class Run:
 
     def close(self) -> None:
         """End worker processes, the progress line and, in bounded time, trackers."""
+        if self.beside is not None:
+            self.beside.end(self.rollouts.cancel)
+        self.rollouts.close()
         self.progress.close()
         self.rewards.close()
         self.pipeline.close()
@@ -284,7 +288,7 @@ class Run:
     def _mark(self) -> None:
         """Remember the state before the next step: what `save` writes, even when that step has begun."""
         self._before: dict[str, Any] = {
-            "feed": self.feed.state if self.feed_state is None else self.feed_state,
+            "feed": self.feed.state if self.beside is None else self.beside.feed_state,
             "random": self.engine.random_state(),
             "carried": self.carried,
         }

@@ -1,0 +1,153 @@
+"""vLLM servers as the engine of a run: opened by rank 0, asked by all, given the trainer's weights after each update.
+
+Weights go through a folder that trainer and servers see under the same name. One with all weights is written once, for
+servers that are new; after that only what training changes.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmreason.config.engines import ServerOptions
+from mmreason.errors import EngineError, MMReasonError
+from mmreason.policy.policy import Policy
+from mmreason.rollout.base import Answer, AnswerEngine, Context, SamplingParams, TextDecoder
+from mmreason.rollout.fleet import Fleet
+from mmreason.rollout.servers import ServerProcess, flags
+from mmreason.rollout.vllm_client import Place, ServerEngine
+from mmreason.rollout.vllm_worker import rules_text
+from mmreason.rollout.weights import Canary, write_weights
+
+ENVIRONMENT = {
+    "VLLM_SERVER_DEV_MODE": "1",  # the routes that take weights
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # servers beside each other, and beside the trainer
+}
+SERVER_ARGUMENTS = {"enable_scale_out": True, "disable_uvicorn_access_log": True}
+"""Beside those of every engine: the route that takes token ids and processed media."""
+
+Gather = Callable[[Any], list[Any]]
+"""One value from every process, in the order of their ranks (`training.engine.Engine.gather`)."""
+
+
+class ServedEngine(ServerEngine):
+    """Samples from the servers of a run. arguments: of vLLM's engine, as `vllm_setup.engine_arguments` makes them."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        decoder: TextDecoder,
+        arguments: Mapping[str, Any],
+        options: ServerOptions,
+        run_dir: Path,
+        *,
+        rank: int = 0,
+        gather: Gather = lambda value: [value],
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        super().__init__(
+            (),
+            rules=policy.rules,
+            fields=policy.family.engine_fields,
+            banned=policy.banned.tolist(),
+            end_ids=policy.end_ids,
+            decoder=decoder,
+            concurrency=options.concurrency,
+            deadline_s=options.deadline_s,
+        )
+        self.policy, self.arguments, self.options = policy, dict(arguments), options
+        self._folder, self._rank, self._gather, self._say = run_dir / "rollout", rank, gather, say
+        self._run = secrets.token_hex(4)
+        self._canaries: list[Canary] = []
+
+    def take_weights(self, version: int) -> None:
+        """Have every server take the policy's weights, and ask the canary. All processes call it. Raises EngineError.
+
+        Parameters must be whole (`Engine.whole_parameters`). The servers are opened the first time.
+        """
+        label = f"{self._run}:{version}"
+        failure = self._attempt(label, version) if self._rank == 0 else None
+        urls = self.fleet.urls if self.fleet is not None else []
+        failure, urls, label = self._gather((failure, urls, label))[0]
+        if failure:
+            raise EngineError(failure)
+        if self._rank != 0 and not self._places:
+            self.use(urls)
+        self.version, self.weight_version = label, version
+
+    def close(self) -> None:
+        super().close()
+        if self._rank == 0:
+            for folder in self._folder.glob("weights-*"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _attempt(self, label: str, version: int) -> str | None:
+        """Open and push, on rank 0; why that failed, for the others to know."""
+        try:
+            if self.fleet is None:
+                self._open()
+            assert self.fleet is not None
+            folder = self._folder / f"weights-{version}"
+            write_weights(self.policy, folder)
+            self.fleet.push(folder, label)
+            self.version, self.weight_version = label, version
+            for place, canary in zip(self._places, self._canaries, strict=True):
+                canary.check(_One(self, place))
+            for old in self._folder.glob("weights-*"):
+                if old.name not in ("weights-all", folder.name):
+                    shutil.rmtree(old, ignore_errors=True)
+        except (MMReasonError, OSError) as error:
+            return str(error)
+        return None
+
+    def _open(self) -> None:
+        options, policy = self.options, self.policy
+        frozen = self._folder / "weights-all"
+        write_weights(policy, frozen, whole=True)
+        processes = [] if options.urls else [self._process(number) for number in range(options.servers)]
+        fleet = Fleet(
+            processes,
+            options.urls,
+            start_s=options.start_s,
+            load_s=options.load_s,
+            restarts=options.restarts,
+            rules=rules_text(policy.rules) if policy.family.position_axes == 3 else None,
+            frozen=frozen,
+            say=self._say,
+        )
+        where = f"{len(processes)} vLLM servers (may take minutes)" if processes else ", ".join(options.urls)
+        self._say(f"{'starting' if processes else 'looking for'} {where}")
+        fleet.open()
+        self.fleet = fleet
+        self.use(fleet.urls)
+        self._canaries = [Canary(policy, gap=max(1e-3, 10 * options.logprob_gap)) for _ in fleet.urls]
+
+    def _process(self, number: int) -> ServerProcess:
+        options = self.options
+        arguments = {**self.arguments, **SERVER_ARGUMENTS, "host": options.host, "max_num_seqs": options.concurrency}
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags(arguments)]
+        devices = {"CUDA_VISIBLE_DEVICES": options.devices[number]} if options.devices else {}
+        given = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
+        return ServerProcess(
+            f"rollout server {number}",
+            lambda port: [*command, "--port", str(port)],
+            self._folder / f"server-{number}.log",
+            host=options.host,
+            environment={**given, **devices},
+        )
+
+
+class _One(AnswerEngine):
+    """One of the servers."""
+
+    def __init__(self, engine: ServerEngine, place: Place) -> None:
+        self._engine, self._place = engine, place
+
+    def sample(self, contexts: Sequence[Context], params: SamplingParams, seeds: Sequence[int]) -> list[Answer]:
+        return self._engine.sample_at([self._place], contexts, params, seeds)
