@@ -120,6 +120,10 @@ class AnswerEngine(ABC):
         """End what other threads are sampling: they raise EngineError soon. Only servers sample in other threads."""
         return
 
+    def counts(self) -> dict[str, float]:
+        """What happened to the engine since the run began, as metrics; the same names in every process."""
+        return {}
+
     def close(self) -> None:
         """End what the engine started."""
         return

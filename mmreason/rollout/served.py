@@ -81,7 +81,13 @@ class ServedEngine(ServerEngine):
             self.use(urls)
         self.version, self.weight_version = label, version
 
+    def counts(self) -> dict[str, float]:
+        """`rollout/restarts` of servers and `rollout/remade`, answers asked for again, since the run began."""
+        restarts = self.fleet.restarted if self.fleet is not None else 0
+        return {"rollout/restarts": float(restarts), "rollout/remade": float(self.remade)}
+
     def close(self) -> None:
+        """Cancel, stop the servers that are ours, and take away the weights that were for them."""
         super().close()
         if self._rank == 0:
             for folder in self._folder.glob("weights-*"):

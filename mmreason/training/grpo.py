@@ -137,7 +137,8 @@ def with_logprobs(run: Run, row: Batch, *, reference: bool) -> Batch:
 
 def sampling_metrics(run: Run, collected: Collected) -> dict[str, float]:
     """Means over the groups sampled by all processes, and how many were sampled and kept."""
-    counts = run.engine.sum({"groups/sampled": collected.sampled, "groups/kept": len(collected.groups)})
+    own = {"groups/sampled": float(collected.sampled), "groups/kept": float(len(collected.groups))}
+    counts = run.engine.sum({**own, **run.rollouts.counts()})
     return {**collected.tally.means(run.engine.gather(collected.tally.totals)), **counts}
 
 
