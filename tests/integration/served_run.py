@@ -43,6 +43,10 @@ def findings(run: Run) -> dict[str, Any]:
     seeds = [[1, 2, 3]] * len(prompts)
     groups = run.rollouts.generate(list(prompts.values()), 3, params, seeds)
     again = run.rollouts.generate(list(prompts.values()), 3, params, seeds)
+    gaps = {
+        name: max(gap(run, one, rollout.segments[0], 0.8) for rollout in group)
+        for (name, one), group in zip(prompts.items(), groups, strict=True)
+    }
     greedy = [both(run, list(prompts.values()))]
     for part in ("language", "vision"):
         disturb(run, part)
@@ -50,10 +54,7 @@ def findings(run: Run) -> dict[str, Any]:
         greedy.append(both(run, list(prompts.values())))
     run.rollouts.take_weights(0)
     return {
-        "gaps": {
-            name: max(gap(run, one, rollout.segments[0], 0.8) for rollout in group)
-            for (name, one), group in zip(prompts.items(), groups, strict=True)
-        },
+        "gaps": gaps,
         "again": [[a.text == b.text for a, b in zip(*pair, strict=True)] for pair in zip(groups, again, strict=True)],
         "greedy": greedy,
     }
