@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from mmreason.config import RunConfig
 from mmreason.policy.policy import Policy
 from mmreason.rollout.base import AnswerEngine, TextDecoder
 from mmreason.rollout.hf import HFEngine
+from mmreason.rollout.served import Gather, ServedEngine
 from mmreason.rollout.vllm_local import VLLMEngine
 from mmreason.rollout.vllm_setup import Device, engine_arguments, most_media, options_of, require_vllm
 from mmreason.types import Sample
@@ -19,8 +21,14 @@ def rollout_engine(
     decoder: TextDecoder,
     samples: Iterable[Sample],
     say: Callable[[str], None] = lambda line: None,
+    *,
+    rank: int = 0,
+    gather: Gather = lambda value: [value],
 ) -> AnswerEngine:
-    """Raises ConfigError where vLLM is needed and not installed. samples: whose prompts it will be asked."""
+    """Raises ConfigError where vLLM is needed and not installed. samples: whose prompts it will be asked.
+
+    rank, gather: of the run's processes, which share its servers.
+    """
     rollout = config.rollout
     require_vllm(rollout.engine)
     if rollout.engine == "hf":
@@ -29,4 +37,7 @@ def rollout_engine(
     assert rollout.engine == "vllm", rollout.engine
     device: Device = "cuda" if policy.device.type == "cuda" else "cpu"
     arguments = engine_arguments(config, policy.family, options, device, most_media(samples))
+    if rollout.engine == "server":
+        folder = Path(config.run_dir)
+        return ServedEngine(policy, decoder, arguments, options, folder, rank=rank, gather=gather, say=say)
     return VLLMEngine(policy, decoder, arguments, options, say)

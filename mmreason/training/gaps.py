@@ -28,7 +28,7 @@ def logprob_gaps(run: Run, updates: Sequence[Sequence[Batch]]) -> dict[str, floa
         return {}
     found = statistics(totals)
     limit = options_of(run.config.rollout).logprob_gap
-    if not found["rollout/logprob_gap"] <= limit:
+    if not found["rollout/logprob_gap"] <= limit and not run.config.rollout.ahead:  # then weights are one step apart
         run.announce(_warning(found["rollout/logprob_gap"], limit), f"step {run.step + 1}; docs/rollout.md")
     return {**found, "rollout/logprob_gap_p99": highest}
 
