@@ -62,11 +62,10 @@ def opened(run_dir: Path, model: Path, data: DemoFiles, steps: int = 6) -> Run:
         data,
         "grpo",
         rollout={"engine": "server", "ahead": 1},
-        rewards=[{"name": f"{reward}:score"}],
         grpo={"off_policy": "token_truncate"},
         train={"steps": steps, "save_every": 3, "keep": 9},
     )
-    run = open_run(build_config(values))
+    run = open_run(build_config({**values, "rewards": [{"name": f"{reward}:score"}]}))
     run.rollouts = Apart(run)
     return run
 

@@ -1,0 +1,34 @@
+"""Options of rollout servers, and `rollout.ahead`: what is refused, in which words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mmreason.errors import ConfigError
+from tests.unit.test_config_engines import CORRECTED, built
+
+
+@pytest.mark.parametrize(
+    ("rollout", "grpo", "line"),
+    [
+        ({"options": {"devices": ["0"], "servers": 2}}, {}, "devices: 1 entries for 2 servers; give one for each"),
+        ({"options": {"urls": ["10.0.3.7:8000"]}}, {}, "urls: '10.0.3.7:8000'; expected addresses such as 'http://"),
+        ({"options": {"sleep": True}}, {}, "no option of rollout.engine server"),
+        ({"engine": "vllm", "ahead": 1}, {}, "ahead: 1, but rollout.engine vllm samples with what trains meanwhile"),
+        ({"ahead": 1, "entropy_target": 0.3}, {}, "ahead: 1, but rollout.entropy_target"),
+        ({"ahead": 1}, {"off_policy": "none"}, "grpo.off_policy: none"),
+        ({"ahead": 1}, {"clip": "disco", "off_policy": "none"}, "ahead: 1, but grpo.clip disco has no weight"),
+        ({"ahead": 2}, {}, "ahead"),
+    ],
+)
+def test_what_cannot_work_is_refused(rollout: dict[str, Any], grpo: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        built(rollout={"engine": "server", **rollout}, grpo={**CORRECTED, **grpo})
+
+
+def test_servers_that_are_started_or_found_pass() -> None:
+    options = {"servers": 2, "devices": ["0,1", "2,3"], "tensor_parallel": 2, "host": "10.0.3.7"}
+    assert built(rollout={"engine": "server", "ahead": 1, "options": options}, grpo=CORRECTED).rollout.ahead == 1
+    built(rollout={"engine": "server", "options": {"urls": ["http://10.0.3.7:8000"]}}, grpo=CORRECTED)
