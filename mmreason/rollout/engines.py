@@ -34,7 +34,6 @@ def rollout_engine(
     if rollout.engine == "hf":
         return HFEngine(policy, decoder, rollout.max_rows)
     options = options_of(rollout)
-    assert rollout.engine == "vllm", rollout.engine
     device: Device = "cuda" if policy.device.type == "cuda" else "cpu"
     arguments = engine_arguments(config, policy.family, options, device, most_media(samples))
     if rollout.engine == "server":
