@@ -63,12 +63,12 @@ class ServerOptions(VllmOptions):
 
     servers: int = Field(1, ge=1)
     """How many servers to start on the node of rank 0; prompts are dealt out to them."""
-    urls: tuple[str, ...] = ()
+    urls: list[str] = Field(default_factory=list)
     """Addresses of servers that run already, on this node or others; then none is started."""
     host: str = "127.0.0.1"
     """Where started servers listen: this machine alone, or its address in a private network."""
-    devices: tuple[str, ...] = ()
-    """CUDA_VISIBLE_DEVICES of each server that is started, such as ["4,5", "6,7"]; (): the trainer's."""
+    devices: list[str] = Field(default_factory=list)
+    """CUDA_VISIBLE_DEVICES of each server that is started, such as ["4,5", "6,7"]; []: the trainer's."""
     restarts: int = Field(3, ge=0)
     """How often, in all, a server that died is started again; then the run ends."""
     concurrency: int = Field(64, ge=1)
