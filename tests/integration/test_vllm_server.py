@@ -38,18 +38,19 @@ class Watched:
 
     def __init__(self, folder: Path, values: dict[str, Any]) -> None:
         self.run_dir, self.output = Path(values["run_dir"]), folder / "output"
+        self.errors = folder / "errors"  # apart, as the progress line has no end
         file = folder / "run.yaml"
         file.write_text(yaml.safe_dump(values))
         command = [sys.executable, "-m", served_run.__name__, str(file)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with self.output.open("w") as output:
-            self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        with self.output.open("w") as output, self.errors.open("w") as errors:
+            self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=errors)
 
     def wait_for(self, what: Callable[[], bool], seconds: float) -> None:
         end = time.monotonic() + seconds
         while not what():
-            assert self.process.poll() is None, self.output.read_text()[-4000:]
-            assert time.monotonic() < end, self.output.read_text()[-4000:]
+            assert self.process.poll() is None, self.errors.read_text()[-4000:]
+            assert time.monotonic() < end, self.errors.read_text()[-4000:]
             time.sleep(0.5)
 
     def records(self) -> list[dict[str, Any]]:
