@@ -1,0 +1,87 @@
+"""`mmreason infer` on the real vLLM: the decode loop's greedy answers, votes, answers held to an expression."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmreason.inference.engines import Front, around_vllm
+from mmreason.inference.options import InferOptions
+from mmreason.inference.verb import Inferred, infer
+from tests.integration.test_infer import OPTIONS, SMALL, rows_of
+from tests.media_files import clip, picture, tone, write_audio, write_image, write_video
+
+pytestmark = [
+    pytest.mark.xdist_group("vllm"),
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed (pip install 'mmreason[vllm]')"),
+    pytest.mark.filterwarnings("ignore"),  # vLLM's own, and those of what it imports
+]
+
+
+class Bench:
+    """One engine for all runs of this file."""
+
+    def __init__(self, media: Path, model: Path, folder: Path) -> None:
+        from mmreason.inference.continuous import start_vllm
+
+        self.folder, overrides = folder, (*SMALL, "data.max_prompt_tokens=256")
+        self.asked = InferOptions(source=media, model=str(model), out="", overrides=overrides, **OPTIONS)
+        self.config = self.asked.run_config()
+        self.front = Front(self.config)
+        self.llm = start_vllm(self.config, self.front.family, self.front.model, 64, 2)
+
+    def run(self, name: str, engine: str = "vllm", **options: Any) -> tuple[Inferred, dict[str, dict[str, Any]]]:
+        """What a run says, and its rows."""
+        asked = replace(self.asked, out=self.folder / name, **{"engine": engine, **options})
+        generator = None if engine == "hf" else around_vllm(self.llm, self.front, asked, self.config)
+        found = infer(asked, lambda line: None, generator)
+        return found, rows_of(self.folder / name)
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_omni: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    media = tmp_path_factory.mktemp("media")
+    for number in range(4):
+        write_image(media / f"{number}.png", picture(56 + 28 * number, 56, number))
+    write_video(media / "clip.mp4", clip(8))
+    write_video(media / "with sound.mp4", clip(8), sound=tone(1.0))
+    write_audio(media / "sound.wav", tone(0.4))
+    (media / "broken.jpg").write_text("<html>")
+    made = Bench(media, tiny_omni, tmp_path_factory.mktemp("rows"))
+    yield made
+    made.llm.llm_engine.engine_core.shutdown()
+
+
+def test_greedy_answers_are_the_decode_loops(bench: Bench) -> None:
+    ours, rows = bench.run("vllm.jsonl", sound=True, max_new_tokens=12)
+    other, expected = bench.run("hf.jsonl", "hf", sound=True, max_new_tokens=12)
+    assert (ours.answered, ours.errors) == (other.answered, other.errors) == (7, 1)
+    kept = ("text", "tokens", "prompt_tokens", "truncated", "status", "messages")
+    for id, row in rows.items():
+        assert {key: row[key] for key in kept} == {key: expected[id][key] for key in kept}
+    assert {row["engine"] for row in rows.values()} == {"vllm"}
+    assert rows["with sound.mp4"]["messages"][0]["content"][0]["sound"]
+    assert len({row["text"] for row in rows.values()}) > 2, "answers depend on the media"
+
+
+def test_several_answers_are_voted_on(bench: Bench) -> None:
+    _, rows = bench.run("n.jsonl", n=3, temperature=1.0, include=["*.png"])
+    for row in rows.values():
+        assert len(row["answers"]) == 3
+        assert len({answer["text"] for answer in row["answers"]}) > 1, "each has a seed of its own"
+        assert row["text"] in [answer["text"] for answer in row["answers"]]
+    _, again = bench.run("again.jsonl", n=3, temperature=1.0, include=["1.png"])
+    assert again["1.png"]["answers"] == rows["1.png"]["answers"], "whatever is answered beside it"
+
+
+def test_answers_are_held_to_an_expression(bench: Bench) -> None:
+    expression = "<answer>(cat|owl)</answer>"
+    _, rows = bench.run("regex.jsonl", include=["*.png"], max_new_tokens=64, regex=expression)
+    assert len(rows) == 4
+    assert all(re.fullmatch(expression, row["text"]) for row in rows.values()), [row["text"] for row in rows.values()]
