@@ -60,8 +60,8 @@ def decoded(path: Path) -> tuple[str, Any]:
     if path.suffix == ".wav":
         return "audio", soundfile.read(path, dtype="float32")[0]
     with av.open(str(path)) as container:
-        frames = [frame.to_image().resize((SIDE, SIDE)) for frame in container.decode(video=0)]
-    return "video", np.stack([np.asarray(frame) for frame in frames])
+        shown = [Image.fromarray(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+    return "video", np.stack([np.asarray(frame.resize((SIDE, SIDE))) for frame in shown])
 
 
 def text_of(kind: str) -> str:

@@ -249,9 +249,10 @@ def _over_seeds(old: Sequence[Figures], new: Sequence[Figures], name: str) -> st
     Then each seed's own, question by question.
     """
     apart = [np.subtract(b[name], a[name]) for a, b in zip(old, new, strict=True)]
-    means, count = [100 * float(np.mean(each)) for each in apart], len(apart)
+    means, count = [100 * float(np.mean(changes)) for changes in apart], len(apart)
     half = student.ppf(0.975, count - 1) * np.std(means, ddof=1) / count**0.5 if count > 1 else float("nan")
-    return f"{np.mean(means):+.1f} +-{half:.1f} over {count} seeds ({'; '.join(_percent(each, '+') for each in apart)})"
+    each = "; ".join(_percent(changes.tolist(), "+") for changes in apart)
+    return f"{np.mean(means):+.1f} +-{half:.1f} over {count} seeds ({each})"
 
 
 if __name__ == "__main__":

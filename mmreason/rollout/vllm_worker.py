@@ -52,7 +52,7 @@ class TrainerPositions:
 def _unpack_head(language_model: Any) -> None:
     """On a CPU a head that shares the embeddings computes with a packed copy of them, which vLLM's reload forgets."""
     head = getattr(language_model, "lm_head", None)
-    if hasattr(head, "cpu_linear"):
+    if head is not None and hasattr(head, "cpu_linear"):
         head.cpu_linear = torch.nn.functional.linear
 
 

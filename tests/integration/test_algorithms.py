@@ -199,9 +199,9 @@ def test_the_advantage_of_the_algorithms_page_trains_as_it_stands(
     with contextlib.closing(open_run(build_config(values, "test"))) as opened:
         groups = sample_groups(opened, 1, 0, 2)
         found = advantages_of(opened, groups, torch.zeros(2, 4))[..., 0]
-    rewards = [sorted(float(score.total or 0) for score in group.scores) for group in groups]
+    sorted_NG = [sorted(float(score.total or 0) for score in group.scores) for group in groups]
     # nanmedian takes the lower of the two in the middle
-    assert found.sort().values.tolist() == [[reward - row[1] for reward in row] for row in rewards]
+    assert found.sort().values.tolist() == [[reward - row[1] for reward in row] for row in sorted_NG]
     (line,) = _train(tmp_path / "run", tiny_omni, demo_data, **sections)
     assert line["grad_norm"] > 0
 

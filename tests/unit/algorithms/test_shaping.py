@@ -264,7 +264,7 @@ def test_two_answer_blocks_in_two_turns_are_cleaner_than_in_one() -> None:
     """Penalties: no block or two in one turn 1.5 (the first is kept), two in two turns 1; without turns as with one."""
     three = TWO + CLEAN
     segment = answer().segments[0]
-    said = replace(segment, kind="tool")
+    said = replace(segment, kind="observation")
     for text, segments, kept in (
         (three, (segment,), 0),
         (TWO, (segment, said, segment), 1),
