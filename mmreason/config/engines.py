@@ -55,7 +55,16 @@ class LocalOptions(VllmOptions):
     """What only an engine in the trainer's own processes has."""
 
     sleep: bool = True
-    """On a GPU: give the engine's memory back while the model is trained, and the optimizer's while it samples."""
+    """On a GPU: give the engine's memory back while the model is trained."""
+
+    @model_validator(mode="after")
+    def _one_gpu(self) -> LocalOptions:
+        if self.tensor_parallel > 1:
+            raise ValueError(
+                f"tensor_parallel: {self.tensor_parallel}, but an engine in the trainer's process has that process's "
+                "GPU alone; use rollout.engine: server"
+            )
+        return self
 
 
 class ServerOptions(VllmOptions):
@@ -101,7 +110,8 @@ def option_mistakes(engine: str, given: Mapping[str, Any]) -> Iterator[str]:
                 yield f"rollout.options.{place}: no option of rollout.engine {engine}; {_hint(place, list(known))}"
             else:
                 message = item["msg"].removeprefix("Value error, ")
-                yield f"rollout.options.{place}: got {item['input']!r}; {message[0].lower()}{message[1:]}"
+                given_as = f"{place}: got {item['input']!r}; " if place else ""
+                yield f"rollout.options.{given_as}{message[0].lower()}{message[1:]}"
 
 
 def _hint(name: str, known: list[str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mmreason.config import RunConfig
+from mmreason.errors import ConfigError
 from mmreason.policy.policy import Policy
 from mmreason.rollout.base import AnswerEngine, TextDecoder
 from mmreason.rollout.hf import HFEngine
@@ -39,4 +40,9 @@ def rollout_engine(
     if rollout.engine == "server":
         folder = Path(config.run_dir)
         return ServedEngine(policy, decoder, arguments, options, folder, rank=rank, gather=gather, say=say)
+    if (count := len(gather(rank))) > 1:
+        raise ConfigError(
+            f"rollout.engine: vllm, but the run has {count} processes, and an engine in each was never tried; use "
+            "rollout.engine: server, which all of them ask"
+        )
     return VLLMEngine(policy, decoder, arguments, options, say)

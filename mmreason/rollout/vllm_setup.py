@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from mmreason.config import ModelConfig, RolloutConfig, RunConfig
-from mmreason.config.engines import ENGINE_OPTIONS, VllmOptions, vllm_missing
+from mmreason.config.engines import ENGINE_OPTIONS, LocalOptions, VllmOptions, vllm_missing
 from mmreason.errors import ConfigError
 from mmreason.policy.families import Family
 from mmreason.rollout.vllm_worker import WORKER
@@ -51,6 +51,7 @@ def engine_arguments(
         arguments["worker_extension_cls"] = WORKER
     if device == "cuda":
         arguments["gpu_memory_utilization"] = options.gpu_memory
+        arguments["enable_sleep_mode"] = isinstance(options, LocalOptions) and options.sleep
     else:
         arguments["skip_mm_profiling"] = True  # it measures a GPU's memory
     if options.kv_cache_gb is not None or device == "cpu":

@@ -37,6 +37,11 @@ def test_every_option_has_its_help_and_passes_by_default() -> None:
     [
         ({"engine": "vllm", "options": {"gpu_memry": 0.3}}, CORRECTED, "gpu_memry: .*did you mean 'gpu_memory'"),
         ({"engine": "vllm", "options": {"kv_cache_gb": -1}}, CORRECTED, "kv_cache_gb: got -1; input should be greater"),
+        (
+            {"engine": "vllm", "options": {"tensor_parallel": 2}},
+            CORRECTED,
+            "rollout.options.tensor_parallel: 2, but an engine in the trainer's process",
+        ),
         ({"engine": "hf", "options": {"dtype": "auto"}}, {}, "no option of rollout.engine hf; it has none"),
         ({"engine": "vllm"}, {}, "grpo.off_policy: none, but rollout.engine vllm .*use token_truncate"),
         ({"engine": "server"}, {}, "grpo.off_policy: none, but rollout.engine server"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmreason.training.gaps import moments, statistics
+from mmreason.training.gaps import moments, percentile_99, statistics
 
 
 def test_sums_of_processes_give_the_statistics_of_all_tokens() -> None:
@@ -17,6 +17,12 @@ def test_sums_of_processes_give_the_statistics_of_all_tokens() -> None:
     assert found["rollout/logprob_gap"] == pytest.approx(float((engine - trainer).abs().mean()))
     expected = float(torch.corrcoef(torch.stack([engine, trainer]))[0, 1])
     assert found["rollout/logprob_correlation"] == pytest.approx(expected)
+
+
+def test_percentile() -> None:
+    values = torch.arange(200, 0, -1, dtype=torch.float64)
+    assert percentile_99(values) == 198
+    assert (percentile_99(values[:1]), percentile_99(values[:0])) == (200, 0)
 
 
 def test_equal_log_probs() -> None:
