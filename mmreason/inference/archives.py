@@ -71,6 +71,14 @@ def tar_members(path: Path, takes: Callable[[str], bool]) -> Iterator[Member]:
         yield Member(name=path.name, read=lambda: b"", error=f"the archive is {where}")
 
 
+def is_tar(path: Path) -> bool:
+    """Whether a file begins as a tar file does, packed or not; one that is cut before its first name does not."""
+    try:
+        return tarfile.is_tarfile(path)
+    except _BROKEN:
+        return False
+
+
 def _hidden(name: str) -> bool:
     parts = name.split("/")
     return "__MACOSX" in parts or any(part.startswith(".") and part not in (".", "..") for part in parts)

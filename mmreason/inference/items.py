@@ -6,9 +6,10 @@ paths inside the root, with "/" between folders. Hidden files and what we wrote 
 
 from __future__ import annotations
 
+import codecs
 import os
+import stat
 import sys
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from zlib import crc32
 from mmreason.config import DataConfig, DataSource
 from mmreason.data import iter_with_origins
 from mmreason.errors import ConfigError, DataError
-from mmreason.inference.archives import Member, tar_members, zip_members
+from mmreason.inference.archives import Member, is_tar, tar_members, zip_members
 from mmreason.processors.base import Refusal
 from mmreason.processors.kinds import media_format
 from mmreason.processors.source import locate
@@ -122,11 +123,13 @@ def list_items(source: str, selection: Selection, root: Path | None = None) -> L
     """
     path, root = Path(source).absolute(), root and root.absolute()
     if source == "-":
-        return _of_list(sys.stdin.read().splitlines(), root or Path.cwd(), selection)
-    if path.is_dir():
+        return _of_list(_lines(sys.stdin.buffer.read()), root or Path.cwd(), selection)
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError):  # a name that is too long, or no name at all, among them
+        raise ConfigError(f"{source}: there is no such file or folder") from None
+    if is_folder:
         return _of_folder(path, selection)
-    if not path.exists():
-        raise ConfigError(f"{source}: there is no such file or folder")
     ending = path.suffix.lower()
     if ending in ROWS_ENDINGS:
         return _of_rows(path, root, selection)
@@ -135,7 +138,7 @@ def list_items(source: str, selection: Selection, root: Path | None = None) -> L
     if ending.lstrip(".") not in KIND_BY_ENDING:
         if zipfile.is_zipfile(path):
             return _of_archive(path, zip_members(path, selection.takes), selection)
-        if tarfile.is_tarfile(path):
+        if is_tar(path):
             return _of_archive(path, tar_members(path, selection.takes), selection)
     return _of_list([path.name], path.parent, selection)
 
@@ -200,8 +203,16 @@ def walk(root: Path, selection: Selection, notes: list[str]) -> Iterator[str]:
             if entry.is_dir(follow_symlinks=False):
                 if selection.recursive:
                     folders.append(name)
-            elif entry.is_file() or (entry.is_symlink() and not entry.is_dir()):  # a broken link has a row
+            elif _is_file(entry):
                 yield name
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a file, or a link that is none to a folder: a broken link, or a loop of links, has a row."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
+    except OSError:  # a loop of links, a link to a name that is too long
+        return True
 
 
 # ---- lists and rows
@@ -232,9 +243,14 @@ def _inside(name: str, root: Path) -> str:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        return os.fsdecode(path.read_bytes()).splitlines()
+        return _lines(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _lines(content: bytes) -> list[str]:
+    """The names in a list. Only line ends divide them: other characters that Python splits at may be part of a name."""
+    return os.fsdecode(content.removeprefix(codecs.BOM_UTF8)).replace("\r\n", "\n").split("\n")
 
 
 def _of_rows(path: Path, root: Path | None, selection: Selection) -> Listing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from mmreason.config import RunConfig, leaf_values, load_config
 from mmreason.errors import ConfigError
 from mmreason.evaluation.file import model_files
-from mmreason.inference.items import Selection
+from mmreason.inference.items import ROWS_ENDINGS, Selection
 from mmreason.inference.outfile import rows_file, settings_file
 from mmreason.rollout.base import SamplingParams
 
@@ -82,6 +83,9 @@ class InferOptions:
             raise ConfigError(f"--shard {index}/{count}: expected i/n with i from 1 to n")
         if self.gallery is not None and Path(self.gallery).suffix.lower() not in (".html", ".htm"):
             raise ConfigError(f"--gallery {self.gallery}: expected a name that ends in .html")
+        ours = {self.out, rows_file(Path(self.out)), settings_file(Path(self.out)), self.gallery or self.out}
+        if os.path.realpath(self.source) in map(os.path.realpath, ours):
+            raise ConfigError(f"--out {self.out}: would be written over {self.source}, which is read; choose another")
         if self.n > 1 and self.temperature == 0:
             raise ConfigError(f"--n {self.n} --temperature 0: all answers would be the same; give a higher temperature")
         if self.score and (self.config is None or self.rewards):
@@ -95,6 +99,13 @@ class InferOptions:
         if self.regex is not None:
             return {"regex": self.regex}
         return {} if self.json_schema is None else {"json": _schema(self.json_schema), "disable_any_whitespace": True}
+
+    @property
+    def _questions(self) -> dict[str, Any]:
+        """The file of rows: the ids of another are other questions, while a path inside a root is always one file."""
+        path = Path(self.source)
+        is_rows = path.suffix.lower() in ROWS_ENDINGS and path.is_file()
+        return {"questions": str(path.absolute())} if is_rows else {}
 
     @property
     def selection(self) -> Selection:
@@ -138,6 +149,7 @@ class InferOptions:
         kept = {k: v for k, v in values.items() if k.startswith(MATTER) and not k.startswith(MATTER_NOT)}
         return {
             "root": str(root),
+            **self._questions,
             "model": self.model,
             "model files": model_files(self.model),
             "model.dtype": config.model.dtype,

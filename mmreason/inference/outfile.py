@@ -7,6 +7,7 @@ with. Parquet and CSV are written at the end, from the rows in OUT.jsonl, which 
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 from collections import Counter
@@ -85,8 +86,17 @@ class OutFile:
             if overwrite:
                 for file in {out, self.rows, settings_file(out)}:
                     file.unlink(missing_ok=True)
-            self._resume(settings)
+            elif out.exists() and not self.rows.exists():
+                raise ConfigError(f"--out {out}: exists and is not of `mmreason infer`; choose another, or --overwrite")
+            if self.rows.exists() and not self.rows.is_file():  # opening a pipe would wait for its reader
+                raise DataError(f"--out {out}: cannot be written (not a regular file)")
             self._descriptor = os.open(self.rows, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                self._lock()
+                self._resume(settings)
+            except BaseException:
+                self.close()
+                raise
             facts = {"root": root, "hash": self.hash, "settings": settings}
             _write_whole(settings_file(out), json.dumps(facts, indent=1))
         except OSError as error:
@@ -128,10 +138,16 @@ class OutFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _lock(self) -> None:
+        """Be the only one that writes. The lock ends with the process, however that ends."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"--out {self.out}: another run is writing it; each needs an --out of its own") from error
+        except OSError:  # a file system without locks
+            pass
+
     def _resume(self, settings: Mapping[str, Any]) -> None:
-        if not self.rows.exists():
-            return
-        _cut_torn_line(self.rows)
         for row in read_rows_file(self.rows):
             if row.get("settings") != self.hash:
                 raise ConfigError(
@@ -140,6 +156,9 @@ class OutFile:
                 )
             self.done.add(row["id"])
             self.counts[str(row.get("status"))] += 1
+        if not self.done and self.rows.stat().st_size and not settings_file(self.out).exists():
+            raise DataError(f"{self.rows}:1: is no row of `mmreason infer`; --overwrite starts over")
+        _cut_torn_line(self.rows)  # only now: someone else's file may lack its last line end, too
 
     def _difference(self, settings: Mapping[str, Any]) -> str:
         """Which settings differ, where the file beside says."""
@@ -168,7 +187,13 @@ def _cut_torn_line(file: Path) -> None:
 
 def _flat(row: Row) -> dict[str, Any]:
     nested = {key: json.dumps(row[key], ensure_ascii=False) for key in NESTED if key in row}
-    return {key: nested.get(key, row.get(key)) for key in COLUMNS}
+    flat = {key: nested.get(key, row.get(key)) for key in COLUMNS}
+    return {key: _encodable(value) if isinstance(value, str) else value for key, value in flat.items()}
+
+
+def _encodable(text: str) -> str:
+    """Halves of surrogate pairs, which JSON can hold and other files cannot, as backslash escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _write_csv(rows: Path, file: Path) -> None:

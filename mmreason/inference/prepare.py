@@ -29,8 +29,9 @@ class Ready:
 
     @property
     def bytes(self) -> int:
-        """Size of its media tensors."""
-        return sum(tensor.nbytes for item in self.prompt.media for tensor in item.kwargs.values())
+        """Size of its media tensors, and of the files themselves where they are in memory (an archive's members)."""
+        files = sum(len(ref.data or b"") for ref in self.sample.media)
+        return files + sum(tensor.nbytes for item in self.prompt.media for tensor in item.kwargs.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 from mmreason.rewards.base import extract_answer
@@ -129,8 +130,19 @@ def described(id: str, sample: Sample | None, names: Sequence[str], stamp: Mappi
         if sample.task != "exact":
             row["task"] = sample.task
         if sample.meta:
-            row["meta"] = dict(sample.meta)
+            row["meta"] = _plain(sample.meta)
     return row | dict(stamp)
+
+
+def _plain(value: Any) -> Any:
+    """A value of metadata as JSON has it: dates and the like, which Parquet has, as text; NaN as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def _part(part: str | MediaRef, names: Iterator[str]) -> Row:

@@ -14,6 +14,7 @@ import pytest
 from mmreason.errors import ConfigError, DataError
 from mmreason.inference import archives
 from mmreason.inference.items import Listing, Selection, list_items
+from mmreason.inference.options import InferOptions
 from tests.media_files import write_image
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
@@ -226,3 +227,38 @@ def test_a_damaged_member_is_its_own_error(tmp_path: Path) -> None:
     assert second.load is not None
     with pytest.raises(DataError, match="cannot be read from the archive"):
         second.load()
+
+
+def test_links_that_lead_nowhere_have_a_row(tmp_path: Path) -> None:
+    make(tmp_path, "b.png")
+    os.symlink("a.png", tmp_path / "a.png")
+    os.symlink("x" * 300, tmp_path / "long.png")
+    os.symlink("loop", tmp_path / "loop")
+    listing = list_items(str(tmp_path), Selection())
+    assert names(listing) == ["a.png", "b.png", "long.png"]
+    assert listing.skipped == 1
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        list_items("x" * 300, Selection())
+
+
+def test_a_list_is_divided_at_line_ends_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = "\ufeffa.png\r\nb\u2028c.png\n".encode() + b"\xff.png\n"
+    (tmp_path / "l.txt").write_bytes(content)
+    expected = ["a.png", "b\u2028c.png", "\\udcff.png"]
+    assert names(list_items(str(tmp_path / "l.txt"), Selection())) == expected
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+    assert names(list_items("-", Selection())) == expected
+
+
+def test_a_packed_file_cut_in_its_first_bytes_is_no_archive(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "w.tar.gz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("a.png"))
+    (tmp_path / "m.tar.gz").write_bytes((tmp_path / "w.tar.gz").read_bytes()[:20])
+    assert names(list_items(str(tmp_path / "m.tar.gz"), Selection())) == ["m.tar.gz"]
+
+
+def test_results_are_not_written_over_what_is_read(tmp_path: Path) -> None:
+    make(tmp_path, "q.jsonl", content=b"{}")
+    for out in ("q.jsonl", "sub/../q.jsonl"):
+        with pytest.raises(ConfigError, match="would be written over"):
+            InferOptions(source=tmp_path / "q.jsonl", model="m", out=tmp_path / out, overwrite=True)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import os
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +160,44 @@ def test_answers_are_training_data(tmp_path: Path, ending: str) -> None:
     assert (found.id, found.answer, found.options, found.source) == ("b/7.png", "5", ("5", "6"), "d")
     assert [ref.path for ref in found.media] == [str(tmp_path / "b/7.png"), str(tmp_path / "b/8.mp4")]
     assert (found.meta["k"], found.meta["parsed"], found.meta["model"]) == (1, "owl", "m")
+
+
+def test_files_that_are_not_ours_are_left_as_they_are(tmp_path: Path) -> None:
+    for name, content in {"a.jsonl": '{"a": 1}\n{"b": 2}', "b.jsonl": '{"id": "mine"}', "c.csv": "by,hand\n"}.items():
+        file = tmp_path / name
+        file.write_text(content)
+        with pytest.raises((ConfigError, DataError), match="of `mmreason infer`"):
+            OutFile(file, SETTINGS, "/d", overwrite=False)
+        assert file.read_text() == content
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(DataError, match="not a regular file"):
+        OutFile(tmp_path / "pipe.jsonl", SETTINGS, "/d", overwrite=False)
+
+
+def test_one_run_at_a_time_writes_a_file(tmp_path: Path) -> None:
+    out = tmp_path / "r.jsonl"
+    with OutFile(out, SETTINGS, "/d", overwrite=False), pytest.raises(ConfigError, match="another run is writing it"):
+        OutFile(out, SETTINGS, "/d", overwrite=False)
+    with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
+        file.append(row("a", file.hash))
+    with pytest.raises(ConfigError, match="other settings"):
+        OutFile(out, {}, "/d", overwrite=False)
+    OutFile(out, SETTINGS, "/d", overwrite=False).close()
+
+
+def test_metadata_of_any_table_is_json(tmp_path: Path) -> None:
+    meta = {"when": date(2020, 1, 2), "size": math.nan, "deep": [{"x": Decimal("1.5")}, 2, None, True]}
+    described_row = described("a", sample(meta=meta), ["b/7.png", "b/8.mp4"], {"settings": "s"})
+    again = json.loads(json.dumps(described_row, allow_nan=False))
+    assert again["meta"] == {"when": "2020-01-02", "size": None, "deep": [{"x": "1.5"}, 2, None, True]}
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_half_characters_do_not_lose_a_table(tmp_path: Path, ending: str) -> None:
+    with OutFile(tmp_path / f"r.{ending}", SETTINGS, "/d", overwrite=False) as file:
+        file.append(row("a", file.hash, text="x\ud800", meta={"k": "\ud800"}))
+        file.finish()
+    assert b"x\\ud800" in file.out.read_bytes()
 
 
 def test_a_full_disk_leaves_whole_rows(tmp_path: Path, small_disk: Any) -> None:
