@@ -57,15 +57,6 @@ class LocalOptions(VllmOptions):
     sleep: bool = True
     """On a GPU: give the engine's memory back while the model is trained."""
 
-    @model_validator(mode="after")
-    def _one_gpu(self) -> LocalOptions:
-        if self.tensor_parallel > 1:
-            raise ValueError(
-                f"tensor_parallel: {self.tensor_parallel}, but an engine in the trainer's process has that process's "
-                "GPU alone; use rollout.engine: server"
-            )
-        return self
-
 
 class ServerOptions(VllmOptions):
     """vLLM servers, started by the run or found at their addresses."""
@@ -126,6 +117,11 @@ def engine_mistakes(config: RunConfig) -> Iterator[str]:
     yield from option_mistakes(rollout.engine, rollout.options)
     if rollout.engine == "hf" or config.train.method != "grpo":
         return
+    if rollout.engine == "vllm" and (parallel := rollout.options.get("tensor_parallel", 1)) != 1:
+        yield (
+            f"rollout.options.tensor_parallel: {parallel}, but an engine in the trainer's process has that process's GPU "
+            "alone; use rollout.engine: server"
+        )
     if grpo.off_policy == "none" and grpo.clip not in DISCO:
         yield (
             f"grpo.off_policy: none, but rollout.engine {rollout.engine} computes log-probs in its own way, "

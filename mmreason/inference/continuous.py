@@ -90,9 +90,9 @@ class ContinuousBatching:
         """Take a prompt; one that vLLM refuses is finished with its reason."""
         self._serial += 1
         asked = self._asked[self._serial] = _Asked(ready, time.monotonic())
-        prompt = engine_input((ready.prompt,), self._rules, self._fields)
         for index, seed in enumerate(seeds_of(ready.id, self._n, self._seed)):
             try:
+                prompt = engine_input((ready.prompt,), self._rules, self._fields)
                 self._engine.add_request(f"{self._serial}/{index}", prompt, self._vllm_params(seed))
             except ValueError as error:  # longer than the engine's longest, say
                 asked.error = f"vLLM refuses the prompt ({error})"

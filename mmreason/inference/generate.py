@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 from zlib import crc32
 
+import torch
+
 from mmreason.inference.prepare import Ready
 from mmreason.rollout.base import SamplingParams
 from mmreason.rollout.hf import HFEngine
@@ -95,8 +97,23 @@ class DecodeLoop:
     def advance(self) -> list[Finished]:
         """Answer all that was submitted."""
         batch, self._pending = self._pending, []
-        if not batch:
-            return []
+        return self._answered(batch) if batch else []
+
+    def _answered(self, batch: Sequence[tuple[Ready, float]]) -> list[Finished]:
+        """In halves where a GPU's memory does not hold all; a prompt that it does not hold alone has no answer."""
+        try:
+            return self._generated(batch)
+        except torch.OutOfMemoryError:
+            pass  # not here: the error holds on to the tensors
+        torch.cuda.empty_cache()
+        if len(batch) > 1:
+            half = len(batch) // 2
+            return self._answered(batch[:half]) + self._answered(batch[half:])
+        ((ready, began),) = batch
+        error = f"the GPU's memory does not hold it ({len(ready.prompt.ids)} tokens); lower the media's max_pixels"
+        return [Finished(ready=ready, texts=(), seconds=time.monotonic() - began, error=error)]
+
+    def _generated(self, batch: Sequence[tuple[Ready, float]]) -> list[Finished]:
         prompts = [ready.prompt for ready, _ in batch]
         seeds: Sequence[Sequence[int]] = [seeds_of(ready.id, self._n, self._seed) for ready, _ in batch]
         groups = self._engine.generate(prompts, self._n, self._params, seeds)

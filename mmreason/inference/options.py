@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,10 @@ class InferOptions:
         if self.json_schema is not None and self.regex is not None:
             raise ConfigError("--json-schema and --regex are both given, expected one of them")
         if self.regex is not None:
+            try:
+                re.compile(self.regex)
+            except re.error as error:
+                raise ConfigError(f"--regex {self.regex!r}: is no regular expression ({error})") from error
             return {"regex": self.regex}
         return {} if self.json_schema is None else {"json": _schema(self.json_schema), "disable_any_whitespace": True}
 
@@ -153,6 +158,7 @@ class InferOptions:
             "model": self.model,
             "model files": model_files(self.model),
             "model.dtype": config.model.dtype,
+            "model.revision": config.model.revision,
             "prompt": self.prompt,
             **kept,
             "item": self.item,

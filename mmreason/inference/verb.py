@@ -68,6 +68,8 @@ def infer(
     root = None if options.root is None else Path(options.root)
     listing = list_items(str(options.source), options.selection, root)
     _check_prompt(options, listing)
+    if listing.total == 0 and options.shard[1] == 1:
+        raise ConfigError(f"{options.source}: no media there (of the files that --include and --exclude leave)")
     with OutFile(Path(options.out), options.settings(config, listing.root), str(listing.root),
                  overwrite=options.overwrite) as file:  # fmt: skip
         run = _Run(options, config, listing, file, generator)
