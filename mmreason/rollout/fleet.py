@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mmreason.errors import EngineError
+from mmreason.errors import EngineError, MMReasonError
 from mmreason.rollout.servers import ServerProcess, healthy
 from mmreason.rollout.web import Lost, Web
 
@@ -35,7 +35,10 @@ class Control:
 
     def version(self) -> str:
         """The label of the weights in use."""
-        return str(self.web.get("/weight_info", QUICK_S)["weight_version"])
+        info = self.web.get("/weight_info", QUICK_S)
+        if not isinstance(info, dict) or "weight_version" not in info:
+            raise EngineError(f"{self.url}/weight_info: expected a weight_version, got {info!r}; is it vLLM 0.32?")
+        return str(info["weight_version"])
 
     def use_positions(self, rules: str) -> None:
         """Have the trainer's positions computed in its workers (vllm_worker.py)."""
@@ -149,8 +152,8 @@ class Fleet:
                         self._start_again(process)
                 for url in self.urls:
                     self._bring_up_to_date(url)
-            except EngineError as error:
-                self.failure = error
+            except (MMReasonError, OSError) as error:  # an OSError: no process can be started, or no log written
+                self.failure = EngineError(str(error))
                 return
 
     def _start_again(self, process: ServerProcess) -> None:
@@ -162,7 +165,13 @@ class Fleet:
         self._left, self.restarted = self._left - 1, self.restarted + 1
         self._say(f"{process.name} died; it is started again ({self._left} left), its prompts are generated again")
         process.start()
-        process.wait_until_healthy(self._start_s, self._closing.is_set)
+        try:
+            process.wait_until_healthy(self._start_s, self._closing.is_set)
+        except EngineError as error:  # a GPU's memory may not be free at once
+            if self._left == 0:
+                raise
+            self._say(str(error))
+            process.stop()
 
     def _bring_up_to_date(self, url: str) -> None:
         with self._lock:

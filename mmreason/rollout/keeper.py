@@ -76,9 +76,9 @@ def below(root: int) -> list[int]:
     for name in os.listdir("/proc"):
         with contextlib.suppress(OSError):
             if name.isdigit():
-                with open(f"/proc/{name}/stat") as file:
-                    state, parent = file.read().rpartition(")")[2].split()[:2]
-                if state != "Z":
+                with open(f"/proc/{name}/stat", "rb") as file:  # names of processes may be cut inside a character
+                    state, parent = file.read().rpartition(b")")[2].split()[:2]
+                if state != b"Z":
                     children.setdefault(int(parent), []).append(int(name))
     found, new = list[int](), [root]
     while new:

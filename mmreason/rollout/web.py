@@ -35,6 +35,7 @@ class Web:
         self._mine = threading.local()
         self._open: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
+        self._cuts = 0
 
     def get(self, path: str, timeout_s: float) -> Any:
         """The JSON of the reply. Raises Lost and EngineError."""
@@ -47,6 +48,7 @@ class Web:
     def cut(self) -> None:
         """End every request that is under way: each raises Lost."""
         with self._lock:
+            self._cuts += 1
             connections = list(self._open)
         for connection in connections:
             if (sock := connection.sock) is not None:
@@ -62,14 +64,17 @@ class Web:
         self._mine = threading.local()
 
     def _ask(self, method: str, path: str, body: bytes | None, timeout_s: float) -> Any:
-        used = getattr(self._mine, "connection", None)
+        used, cuts = getattr(self._mine, "connection", None), self._cuts
         try:
-            status, content = self._send(method, path, body, timeout_s)
+            connection = self._connection(timeout_s)
+            if self._cuts != cuts:  # while it was opened
+                raise ConnectionAbortedError("cut")
+            status, content = _send(connection, method, path, body)
             if not self._keep:
                 self._drop()
         except (OSError, http.client.HTTPException) as error:
             self._drop()
-            if used is None or isinstance(error, TimeoutError):
+            if used is None or self._cuts != cuts or isinstance(error, TimeoutError):
                 raise Lost(f"{self.url}{path}: {type(error).__name__}: {error}") from None
             # A connection that was kept open may have been closed by the server meanwhile.
             return self._ask(method, path, body, timeout_s)
@@ -82,13 +87,6 @@ class Web:
             return json.loads(content) if content else None
         except ValueError:
             raise EngineError(f"{self.url}{path}: expected JSON, got {shown!r}; is it a vLLM server?") from None
-
-    def _send(self, method: str, path: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:
-        connection = self._connection(timeout_s)
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        connection.request(method, path, body, headers)
-        reply = connection.getresponse()
-        return reply.status, reply.read()
 
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
         """This thread's connection, with the time-out of this request."""
@@ -116,3 +114,10 @@ class Web:
             with self._lock:
                 self._open.discard(connection)
             connection.close()
+
+
+def _send(connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+    headers = {"Content-Type": "application/json"} if body is not None else {}
+    connection.request(method, path, body, headers)
+    reply = connection.getresponse()
+    return reply.status, reply.read()

@@ -17,6 +17,8 @@ from mmreason.policy.policy import Policy
 from mmreason.rollout.base import AnswerEngine, SamplingParams
 from mmreason.types import Segment, Tree
 
+_JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers that vLLM has as one. Its reload makes such a layer anew, so that what it is not given of it is undefined."""
 _CANARY_TOKENS = 4
 _CHANGED = 1e-6
 """Log-probs that differ by less are those of the same weights, computed once more."""
@@ -33,10 +35,22 @@ def engine_weights(policy: Policy, *, whole: bool = False) -> Iterator[tuple[str
         adapted = [name.partition(".lora_A.")[0] for name, _ in policy.model.named_parameters() if ".lora_A." in name]
         for layer in adapted:
             yield from _merged(policy, layer, lora.alpha / lora.rank)
+        if not whole:
+            yield from _named(policy, _joined_with(policy, adapted))
     elif not whole:
         yield from _named(policy, (name for name, _ in policy.trained()))
     if whole:
         yield from _named(policy, (name for name, _ in policy.base.named_parameters() if not _in_adapted(name)))
+
+
+def _joined_with(policy: Policy, adapted: Sequence[str]) -> Iterator[str]:
+    """Parameters that have no adapters, of layers that vLLM joins with adapted ones."""
+    layers = {layer.removeprefix("base_model.model.") for layer in adapted}
+    for name, _ in policy.base.named_parameters():
+        parent, _, own = name.rpartition(".")[0].rpartition(".")
+        others = next((group for group in _JOINED if own in group), ())
+        if not _in_adapted(name) and any(f"{parent}.{other}" in layers for other in others):
+            yield name
 
 
 def _in_adapted(name: str) -> bool:

@@ -115,6 +115,15 @@ def test_when_who_started_it_is_killed_nothing_is_left(tmp_path: Path) -> None:
         wait_for(lambda: gone(pids))
 
 
+def test_a_process_whose_name_is_no_text_is_found_too() -> None:
+    name = "import ctypes, time; ctypes.CDLL(None).prctl(15, b'caf' + bytes([195])); print(1, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", name], stdout=subprocess.PIPE) as named:
+        assert named.stdout is not None
+        named.stdout.readline()
+        assert named.pid in below(os.getpid())
+        named.kill()
+
+
 def test_one_that_fails_says_what_its_log_ends_with(tmp_path: Path) -> None:
     process = server(tmp_path, FAILING)
     process.start()

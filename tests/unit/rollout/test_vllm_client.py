@@ -181,6 +181,47 @@ def test_sampling_is_cancelled_and_the_engine_goes_on(opened: Opened) -> None:
     assert len(engine.generate(prompts(), 1, PARAMS, [[1], [2], [3]])) == 3
 
 
+def test_a_request_that_is_cut_is_not_sent_again_on_a_connection_that_was_kept(tmp_path: Path) -> None:
+    served = process(tmp_path, 2.0)
+    served.start()
+    served.wait_until_healthy(30)
+    web = Web(served.url, keep=True)
+    web.get("/weight_info", 5)
+    threading.Timer(0.3, web.cut).start()
+    began = time.monotonic()
+    with pytest.raises(Lost):
+        web.post("/inference/v1/generate", {"token_ids": [5], "sampling_params": {"seed": 1, "max_tokens": 1}}, 30)
+    assert time.monotonic() - began < 1.5
+    web.close()
+    served.stop()
+
+
+def test_a_server_that_fails_as_it_is_started_again_is_tried_again(tmp_path: Path) -> None:
+    mark = tmp_path / "starts"
+    code = (
+        "import runpy, sys; from pathlib import Path; mark = Path(sys.argv[3]); "
+        "mark.write_text(mark.read_text() + 'x' if mark.exists() else 'x'); "
+        "len(mark.read_text()) == 2 and sys.exit('no memory yet'); "
+        f"runpy.run_path({stand_in.__file__!r}, run_name='__main__')"
+    )
+    served = ServerProcess(
+        "rollout server 0",
+        lambda port: [sys.executable, "-S", "-c", code, str(port), "0", str(mark)],
+        tmp_path / "server.log",
+    )
+    fleet = Fleet([served], start_s=30, restarts=3, say=lambda line: None)
+    fleet.open()
+    assert served._keeper is not None
+    os.kill(below(served._keeper.pid)[0], signal.SIGKILL)
+    end = time.monotonic() + 30
+    while not (mark.read_text() == "xxx" and healthy(served.url)):
+        assert time.monotonic() < end, fleet.failure
+        time.sleep(0.1)
+    assert fleet.failure is None
+    assert fleet.restarted == 2
+    fleet.close()
+
+
 def test_servers_of_others_are_looked_for(tmp_path: Path) -> None:
     absent = Fleet(urls=["http://127.0.0.1:9"])
     with pytest.raises(EngineError, match=r"no rollout server answers: http://127\.0\.0\.1:9.*urls"):
