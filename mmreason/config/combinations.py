@@ -247,6 +247,10 @@ def _ahead_is_possible(config: RunConfig) -> Iterator[str]:
             f"rollout.ahead: 1, but rollout.engine {rollout.engine} samples with what trains meanwhile; use server, "
             "or ahead: 0"
         )
+    if config.train.method != "grpo":
+        yield f"rollout.ahead: 1, but train.method {config.train.method} samples nothing; use ahead: 0"
+    if config.train.save_every == 1:
+        yield "rollout.ahead: 1, but nothing is sampled ahead over a checkpoint; raise train.save_every, which is 1"
     if config.train.method == "grpo" and config.grpo.clip in DISCO:
         yield f"rollout.ahead: 1, but grpo.clip {config.grpo.clip} has no weight for answers one step old; use ahead: 0"
     if rollout.entropy_target is not None:

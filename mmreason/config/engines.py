@@ -119,8 +119,8 @@ def engine_mistakes(config: RunConfig) -> Iterator[str]:
         return
     if rollout.engine == "vllm" and (parallel := rollout.options.get("tensor_parallel", 1)) != 1:
         yield (
-            f"rollout.options.tensor_parallel: {parallel}, but an engine in the trainer's process has that process's GPU "
-            "alone; use rollout.engine: server"
+            f"rollout.options.tensor_parallel: {parallel}, but an engine in the trainer's process has one GPU, the "
+            "trainer's; use rollout.engine: server"
         )
     if grpo.off_policy == "none" and grpo.clip not in DISCO:
         yield (

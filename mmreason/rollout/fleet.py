@@ -135,7 +135,7 @@ class Fleet:
     def _push_one(self, url: str) -> None:
         assert self._folder is not None
         control = Control(url)
-        with contextlib.suppress(Lost):  # the thread finds out what has become of it
+        try:
             if not self._before or control.version() != self._before:
                 if self._rules is not None:
                     control.use_positions(self._rules)
@@ -143,6 +143,12 @@ class Fleet:
                     control.load(self._frozen, self._load_s)
             control.load(self._folder, self._load_s)
             control.label(self._version)
+        except Lost as lost:
+            if healthy(url):  # else the thread finds out what has become of it
+                raise EngineError(
+                    f"{lost}; the server is well but does not take the weights, and its log says why (its worker "
+                    "extension, the shared folder: docs/rollout.md, Servers; slow loads: rollout.options.load_s)"
+                ) from None
 
     def _keep(self) -> None:
         while not self._closing.wait(LOOK_S):

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from mmreason.config.engines import ServerOptions
 from mmreason.errors import EngineError, MMReasonError
 from mmreason.policy.policy import Policy
@@ -108,7 +110,7 @@ class ServedEngine(ServerEngine):
             for old in self._folder.glob("weights-*"):
                 if old.name not in ("weights-all", folder.name):
                     shutil.rmtree(old, ignore_errors=True)
-        except (MMReasonError, OSError) as error:
+        except (MMReasonError, OSError, SafetensorError) as error:  # the disk may be full
             return str(error)
         return None
 

@@ -55,7 +55,6 @@ class VLLMEngine(AnswerEngine):
         self.canary = Canary(policy, gap=max(1e-3, 10 * options.logprob_gap))
         self._arguments = dict(arguments)
         self._llm: Any = None
-        self._awake = True
         self._numbers = itertools.count()
 
     def sample(self, contexts: Sequence[Context], params: SamplingParams, seeds: Sequence[int]) -> list[Answer]:
@@ -90,18 +89,20 @@ class VLLMEngine(AnswerEngine):
 
     def rest(self) -> None:
         """Give the GPU's memory back until the next answers are wanted."""
-        if self._llm is not None and self._awake and self._sleeps:
+        if self._llm is not None and self._sleeps and not self._llm.llm_engine.is_sleeping():
             self._llm.sleep(level=1)
-            self._awake = False
+
+    def close(self) -> None:
+        """The engine stays open for the process's next run, without a GPU's memory."""
+        self.rest()
 
     @property
     def _sleeps(self) -> bool:
         return self.options.sleep and self.policy.device.type == "cuda"
 
     def _wake(self) -> None:
-        if not self._awake:
+        if self._sleeps and self._llm.llm_engine.is_sleeping():  # also where an earlier run left it so
             self._llm.wake_up()
-            self._awake = True
 
     def _open(self) -> Any:
         if self._llm is None:

@@ -51,7 +51,8 @@ def engine_arguments(
         arguments["worker_extension_cls"] = WORKER
     if device == "cuda":
         arguments["gpu_memory_utilization"] = options.gpu_memory
-        arguments["enable_sleep_mode"] = isinstance(options, LocalOptions) and options.sleep
+        if isinstance(options, LocalOptions) and options.sleep:
+            arguments["enable_sleep_mode"] = True  # without it sleeping gives nothing back, and says nothing
     else:
         arguments["skip_mm_profiling"] = True  # it measures a GPU's memory
     if options.kv_cache_gb is not None or device == "cpu":

@@ -78,7 +78,7 @@ class Web:
                 raise Lost(f"{self.url}{path}: {type(error).__name__}: {error}") from None
             # A connection that was kept open may have been closed by the server meanwhile.
             return self._ask(method, path, body, timeout_s)
-        shown = content[:SHOWN].decode("utf-8", "replace")
+        shown = " ".join(content[:SHOWN].decode("utf-8", "replace").split())
         if status >= 500:
             raise Lost(f"{self.url}{path}: HTTP {status}: {shown}")
         if status != 200:

@@ -28,6 +28,14 @@ def test_what_cannot_work_is_refused(rollout: dict[str, Any], grpo: dict[str, An
         built(rollout={"engine": "server", **rollout}, grpo={**CORRECTED, **grpo})
 
 
+def test_ahead_needs_steps_between_checkpoints_and_a_method_that_samples() -> None:
+    ahead = {"engine": "server", "ahead": 1}
+    with pytest.raises(ConfigError, match=r"rollout.ahead: 1, .*raise train.save_every"):
+        built(rollout=ahead, grpo=CORRECTED, train={"save_every": 1})
+    with pytest.raises(ConfigError, match=r"rollout.ahead: 1, but train.method sft samples nothing"):
+        built(rollout=ahead, rewards=[], train={"method": "sft"})
+
+
 def test_servers_that_are_started_or_found_pass() -> None:
     options = {"servers": 2, "devices": ["0,1", "2,3"], "tensor_parallel": 2, "host": "10.0.3.7"}
     assert built(rollout={"engine": "server", "ahead": 1, "options": options}, grpo=CORRECTED).rollout.ahead == 1

@@ -27,6 +27,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/collective_rpc" and body["method"] == "reload_weights":
             STATE["weights"] = (Path(body["kwargs"]["weights_path"]) / "weights").read_text()
+        if self.path == "/collective_rpc" and body["method"] == "use_trainer_positions":
+            self.send_error(500, "no such method")  # it has no worker extension
+            return
         if self.path == "/update_weight_version":
             STATE["version"] = body["new_version"]
         self._reply(generate(body) if self.path == "/inference/v1/generate" else {"success": True})

@@ -116,8 +116,8 @@ def test_when_who_started_it_is_killed_nothing_is_left(tmp_path: Path) -> None:
 
 
 def test_a_process_whose_name_is_no_text_is_found_too() -> None:
-    name = "import ctypes, time; ctypes.CDLL(None).prctl(15, b'caf' + bytes([195])); print(1, flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", name], stdout=subprocess.PIPE) as named:
+    code = "import ctypes, time; ctypes.CDLL(None).prctl(15, b'caf' + bytes([195])); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as named:
         assert named.stdout is not None
         named.stdout.readline()
         assert named.pid in below(os.getpid())

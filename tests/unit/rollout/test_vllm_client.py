@@ -222,6 +222,14 @@ def test_a_server_that_fails_as_it_is_started_again_is_tried_again(tmp_path: Pat
     fleet.close()
 
 
+def test_a_server_that_is_well_and_refuses_weights_ends_the_run_at_once(tmp_path: Path) -> None:
+    fleet = Fleet([process(tmp_path, 0)], start_s=30, rules="{}", say=lambda line: None)
+    fleet.open()
+    with pytest.raises(EngineError, match=r"collective_rpc: HTTP 500.*does not take the weights"):
+        fleet.push(folder(tmp_path, "first"), "run:1")
+    fleet.close()
+
+
 def test_servers_of_others_are_looked_for(tmp_path: Path) -> None:
     absent = Fleet(urls=["http://127.0.0.1:9"])
     with pytest.raises(EngineError, match=r"no rollout server answers: http://127\.0\.0\.1:9.*urls"):
