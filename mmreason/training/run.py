@@ -191,6 +191,7 @@ class Run:
             changed: dict[View, EvalResult] = {}
             if view is not None:
                 changed[view] = evaluate(*parts, view=view, seed=self.config.seed)
+        self.rollouts.rest()  # sft and dpo train next
         joined = EvalResult.join(self.engine.gather(result))
         others = {view: EvalResult.join(self.engine.gather(result)) for view, result in changed.items()}
         gaps = dependence(joined, others)
