@@ -100,6 +100,12 @@ class Encoder:
             texts = (text for pair in sample.pairs for text in (pair.chosen, pair.rejected))
             return self._over(sample, tokens + sum(self.demo(text).ids.shape[0] for text in texts), train, "its pairs")
         longest, setting = config.rollout.max_new_tokens, "rollout.max_new_tokens"
+        room = config.rollout.options.get("max_model_len")
+        if train.method == "grpo" and room is not None and tokens + longest > room:
+            return BudgetError(
+                f"{sample.id}: its prompt of {tokens} tokens and an answer of {longest} are more than "
+                f"rollout.options.max_model_len {room}; raise that"
+            )
         if train.method == "sft" or (config.grpo.uses_demos and sample.demos):
             demos = max(self.demo(text).ids.shape[0] for text in sample.demos)
             if train.method == "sft" or demos > longest:

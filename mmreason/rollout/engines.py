@@ -38,6 +38,11 @@ def rollout_engine(
     device: Device = "cuda" if policy.device.type == "cuda" else "cpu"
     arguments = engine_arguments(config, policy.family, options, device, most_media(samples))
     if rollout.engine == "server":
+        if device == "cuda" and options.servers > 1 and not (options.devices or options.urls):
+            raise ConfigError(
+                f"rollout.options.devices: missing; {options.servers} servers would all take the first GPU, so name "
+                'those of each, such as ["4", "5"]'
+            )
         folder = Path(config.run_dir)
         return ServedEngine(policy, decoder, arguments, options, folder, rank=rank, gather=gather, say=say)
     if (count := len(gather(rank))) > 1:

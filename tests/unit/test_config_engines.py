@@ -45,7 +45,6 @@ def test_every_option_has_its_help_and_passes_by_default() -> None:
         ({"engine": "hf", "options": {"dtype": "auto"}}, {}, "no option of rollout.engine hf; it has none"),
         ({"engine": "vllm"}, {}, "grpo.off_policy: none, but rollout.engine vllm .*use token_truncate"),
         ({"engine": "server"}, {}, "grpo.off_policy: none, but rollout.engine server"),
-        ({"engine": "vllm", "options": {"tensor_parallel": 2}}, CORRECTED, "tensor_parallel: 2, .*engine server"),
         (
             {"engine": "vllm", "top_p": 0.9},
             {**CORRECTED, "options": {"support": 0}},

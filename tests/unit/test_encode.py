@@ -17,7 +17,7 @@ from transformers import AutoProcessor
 from transformers.video_utils import VideoMetadata
 
 from mmreason.collate import SOUND, merge_media
-from mmreason.config import DataConfig, MediaConfig
+from mmreason.config import DataConfig, MediaConfig, build_config
 from mmreason.encode import Encoder, feature_count, lettered
 from mmreason.errors import AlignmentError, DataError, MediaError, MMReasonError, ModelError
 from mmreason.policy.families import FAMILIES, family_of
@@ -362,3 +362,12 @@ def test_without_media_the_prompt_is_its_text(vl: Bench, media: Path) -> None:
     (silent,) = vl.encoder.prompts([ask(image(media))], view="none")
     assert not isinstance(silent, MMReasonError)
     assert silent[1].media == ()
+
+
+def test_a_prompt_that_a_rollout_engine_cannot_hold_with_its_answer(vl: Bench) -> None:
+    values = {"run_dir": "r", "model": {"path": "m"}, "rewards": [{"name": "accuracy"}]}
+    rollout = {"engine": "server", "max_new_tokens": 40, "options": {"max_model_len": 100}}
+    config = build_config({**values, "rollout": rollout, "grpo": {"off_policy": "token_truncate"}}, "test")
+    assert vl.encoder.over_row(ask("?"), 60, config) is None
+    error = vl.encoder.over_row(ask("?"), 61, config)
+    assert "61 tokens and an answer of 40 are more than rollout.options.max_model_len 100" in str(error)
