@@ -117,7 +117,7 @@ def test_a_server_killed_in_the_middle_of_a_step_costs_nothing_but_time(watched:
 
 
 def test_when_the_trainer_is_killed_no_engine_is_left(watched: Watched) -> None:
-    watched.wait_for(lambda: len(watched.server()) >= 3, 60)
+    watched.wait_for(lambda: len(watched.server()) >= 3, START_S)
     started = below(watched.process.pid)
     os.kill(watched.process.pid, signal.SIGKILL)
     watched.process.wait()

@@ -29,7 +29,9 @@ def test_every_choice_and_option_is_on_the_page() -> None:
 
 
 def test_the_terms_of_the_page_are_terms() -> None:
-    for text in re.findall(r"```yaml\n(grpo:.*?)```", PAGE, re.DOTALL):
+    blocks = [text for text in re.findall(r"```yaml\n(grpo:.*?)```", PAGE, re.DOTALL) if "terms" in text]
+    assert blocks
+    for text in blocks:
         values = {"run_dir": "r", "model": {"path": "m"}, "rewards": [{"name": "accuracy"}], **yaml.safe_load(text)}
         assert build_config(values, "page").grpo.terms
 
