@@ -77,6 +77,8 @@ class InferOptions:
     """An HTML page of all answers beside small pictures of their media, written at the end (gallery.py)."""
 
     def __post_init__(self) -> None:
+        if not Path(self.out).name:
+            raise ConfigError(f"--out {str(self.out)!r}: expected the name of a file, such as results.jsonl")
         if self.n < 1:
             raise ConfigError(f"--n {self.n}: expected 1 or more")
         index, count = self.shard

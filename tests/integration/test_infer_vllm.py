@@ -31,7 +31,8 @@ class Bench:
         from mmreason.inference.continuous import start_vllm
 
         self.folder, overrides = folder, (*SMALL, "data.max_prompt_tokens=256")
-        self.asked = InferOptions(source=media, model=str(model), out="", overrides=overrides, **OPTIONS)
+        out = folder / "rows.jsonl"
+        self.asked = InferOptions(source=media, model=str(model), out=out, overrides=overrides, **OPTIONS)
         self.config = self.asked.run_config()
         self.front = Front(self.config)
         self.llm = start_vllm(self.config, self.front.family, self.front.model, 64, 2)

@@ -251,6 +251,8 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         make_gallery(rows, tmp_path, rows / "g.html", MediaConfig())
     with pytest.raises(ConfigError, match=r"--gallery r\.jsonl: expected a name that ends in \.html"):
         InferOptions(source="x", model="m", out="r.jsonl", gallery="r.jsonl")
+    with pytest.raises(ConfigError, match="--out '': expected the name of a file"):
+        InferOptions(source="x", model="m", out="")
     options = InferOptions(source="x", model="m", out="r.jsonl", gallery="g.html")
     assert Path("g.html").absolute() in options.selection.skip
 
