@@ -107,6 +107,11 @@ class MediaLoader:
             found.append(MediaError(ref.name, answer.reason, answer.detail) if refused else answer)
         return found
 
+    def start(self) -> None:
+        """Start the worker processes now, for callers with a deadline of their own. Raises ConfigError."""
+        if self._pool is not None:
+            self._pool.start()
+
     def close(self) -> None:
         """End the worker processes."""
         if self._pool is not None:

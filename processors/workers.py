@@ -64,6 +64,13 @@ class WorkerPool:
                 self._collect(results)
             return results
 
+    def start(self) -> None:
+        """Start all workers now and wait for them: the first jobs need not. Raises ConfigError."""
+        with self._lock:
+            self._workers.extend(_Worker(self._memory) for _ in range(self._size - len(self._workers)))
+            while not all(worker.ready for worker in self._workers):
+                self._collect([])
+
     def close(self) -> None:
         """End all workers. The pool may be used again; it starts new ones."""
         with self._lock:

@@ -63,6 +63,8 @@ class Service:
             raise ConfigError(f"scorer {config.scorer}: {error}") from error
         traits = MediaTraits(frame="resized_pixels", audio_rate=16000)
         self._loader = MediaLoader(config.media, traits) if self.scorer.kinds else None
+        if self._loader is not None:
+            self._loader.start()  # else the first request with media would wait for it, within its deadline
         self._open = 0
         self._closed = threading.Condition()
         self.batcher: Batcher[_Asked, list[Any] | MediaError] = Batcher(

@@ -7,7 +7,9 @@ method reads are set, and the log-probs come from a table of logits instead of a
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -133,11 +135,19 @@ class Single:
         return tensor
 
 
+@cache
+def trainer_class() -> type[Any]:
+    """TRL's trainer. Importing it imports vLLM where that is installed, and what vLLM and torch warn of then is theirs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from trl.trainer.grpo_trainer import GRPOTrainer
+    return GRPOTrainer
+
+
 def theirs(case: Case, table: Table, batch: Recorded) -> Tensor:
     """TRL's loss of this batch."""
-    from trl.trainer.grpo_trainer import GRPOTrainer
 
-    class FromTable(GRPOTrainer):
+    class FromTable(trainer_class()):  # type: ignore[misc]
         def __init__(self) -> None:
             pass
 

@@ -42,6 +42,14 @@ def test_results_in_order() -> None:
         assert pool.replaced == 0
 
 
+def test_workers_started_beforehand_are_ready() -> None:
+    with WorkerPool(2, deadline_s=30) as pool:
+        pool.start()
+        assert [worker.ready for worker in pool._workers] == [True, True]
+        assert pool.run([(jobs.sleep, (0.1,))] * 2) == ["slept"] * 2
+        assert pool.replaced == 0
+
+
 def test_a_slow_job_costs_only_itself() -> None:
     with WorkerPool(2, deadline_s=1.0) as pool:
         pool.run([(jobs.double, (1,))] * 2)
