@@ -137,7 +137,7 @@ class Single:
 
 @cache
 def trainer_class() -> type[Any]:
-    """TRL's trainer. Importing it imports vLLM where that is installed, and what vLLM and torch warn of then is theirs."""
+    """TRL's trainer. Importing it imports vLLM where that is installed, and the warnings that come then are theirs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from trl.trainer.grpo_trainer import GRPOTrainer
