@@ -74,6 +74,8 @@ class ServerOptions(VllmOptions):
     """How often, in all, a server that died is started again; then the run ends."""
     concurrency: int = Field(64, ge=1)
     """Answers that each server works on at a time, for each process of the run."""
+    transfer: Literal["folder", "tcp", "nccl"] = "folder"
+    """How new weights get to the servers: a folder that both sides see, a connection, or between GPUs."""
     load_s: float = Field(600.0, gt=0)
     """Longest time for a server to take new weights."""
 

@@ -19,12 +19,11 @@ from pathlib import Path
 
 from mmreason.errors import EngineError, MMReasonError
 from mmreason.rollout.servers import ServerProcess, healthy
+from mmreason.rollout.transfer import QUICK_S, Transfer, load_folder
 from mmreason.rollout.web import Lost, Web
 
 LOOK_S = 1.0
 """Seconds between two looks at the servers."""
-QUICK_S = 30.0
-"""Longest wait for a small command to a server that is well."""
 
 
 class Control:
@@ -44,11 +43,6 @@ class Control:
         """Have the trainer's positions computed in its workers (vllm_worker.py)."""
         self.web.post("/collective_rpc", {"method": "use_trainer_positions", "args": [rules]}, QUICK_S)
 
-    def load(self, folder: Path, timeout_s: float) -> None:
-        """Take the weights in a folder, which the server must see under the same name; others stay as they are."""
-        wanted = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}, "timeout": timeout_s}
-        self.web.post("/collective_rpc", wanted, timeout_s)
-
     def label(self, version: str) -> None:
         """Forget what was computed by earlier weights, prompts and media, and name these."""
         # Requests that were cut off hold blocks of the prefix cache for a moment.
@@ -64,32 +58,31 @@ class Control:
 class Fleet:
     """Servers that we start (`processes`), or that run already (`urls`).
 
-    start_s: how long a start may take; load_s: how long taking new weights may; restarts: how many in all; rules: those
-    of the trainer's positions, where the family's positions have several axes; frozen: a folder with all weights, for a
+    transfer: how they get new weights; start_s: how long a start may take; restarts: how many in all; rules: those of
+    the trainer's positions, where the family's positions have several axes; frozen: a folder with all weights, for a
     server that is new: those that are pushed need only be the ones that training changes.
     """
 
     def __init__(
         self,
+        transfer: Transfer,
         processes: Sequence[ServerProcess] = (),
         urls: Sequence[str] = (),
         *,
         start_s: float = 600.0,
-        load_s: float = 600.0,
         restarts: int = 3,
         rules: str | None = None,
         frozen: Path | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         assert bool(processes) != bool(urls), "servers are started, or found"
-        self.processes, self._start_s, self._load_s = list(processes), start_s, load_s
+        self.transfer, self.processes, self._start_s = transfer, list(processes), start_s
         self._found, self._left, self._say = list(urls), restarts, say
         self._rules, self._frozen = rules, frozen
         self.restarted = 0
         """How many times a server was started again."""
         self.failure: EngineError | None = None
         """Why a server is given up; every wait for it ends with this."""
-        self._folder: Path | None = None
         self._version = self._before = ""
         self._lock = threading.Lock()  # around everything that changes the weights of a server
         self._closing = threading.Event()
@@ -114,13 +107,15 @@ class Fleet:
             raise
         self._thread.start()
 
-    def push(self, folder: Path, version: str) -> None:
-        """Give the weights in `folder`, from now on called `version`, to every server. Raises EngineError.
+    def push(self, take: Callable[[Transfer], None], version: str) -> None:
+        """Have `take` fill the transfer, and give that, from now on called `version`, to every server.
 
-        A server that is down at the moment gets them when it is up again; waiting for it is the caller's.
+        A server that is down at the moment gets them when it is up again; waiting for it is the caller's. Raises
+        EngineError, and what `take` raises.
         """
         with self._lock:
-            self._folder, self._version, self._before = folder, version, self._version
+            take(self.transfer)
+            self._version, self._before = version, self._version
             with ThreadPoolExecutor(len(self.urls)) as pool:
                 list(pool.map(self._push_one, self.urls))
 
@@ -133,21 +128,20 @@ class Fleet:
             process.stop()
 
     def _push_one(self, url: str) -> None:
-        assert self._folder is not None
         control = Control(url)
         try:
-            if not self._before or control.version() != self._before:
-                if self._rules is not None:
-                    control.use_positions(self._rules)
-                if self._frozen is not None:
-                    control.load(self._frozen, self._load_s)
-            control.load(self._folder, self._load_s)
+            new = not self._before or control.version() != self._before
+            if new and self._rules is not None:
+                control.use_positions(self._rules)
+            if new and self._frozen is not None:
+                load_folder(control.web, self._frozen, self.transfer.load_s)
+            self.transfer.give(control.web, new=new)
             control.label(self._version)
         except Lost as lost:
             if healthy(url):  # else the thread finds out what has become of it
                 raise EngineError(
                     f"{lost}; the server is well but does not take the weights, and its log says why (its worker "
-                    "extension, the shared folder: docs/rollout.md, Servers; slow loads: rollout.options.load_s)"
+                    "extension, how weights get there: docs/rollout.md, Servers; slow loads: rollout.options.load_s)"
                 ) from None
 
     def _keep(self) -> None:

@@ -1,7 +1,7 @@
 """vLLM servers as the engine of a run: opened by rank 0, asked by all, given the trainer's weights after each update.
 
-Weights go through a folder that trainer and servers see under the same name. One with all weights is written once, for
-servers that are new; after that only what training changes.
+A folder with all weights, which trainer and servers see under the same name, is written once, for servers that are new;
+after that only what training changes is handed over (transfer.py).
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from mmreason.policy.policy import Policy
 from mmreason.rollout.base import Answer, AnswerEngine, Context, SamplingParams, TextDecoder
 from mmreason.rollout.fleet import Fleet
 from mmreason.rollout.servers import ServerProcess, flags
+from mmreason.rollout.transfer import TRANSFERS
 from mmreason.rollout.vllm_client import Place, ServerEngine
-from mmreason.rollout.vllm_worker import rules_text
+from mmreason.rollout.vllm_worker import TRANSFER_WORKER, rules_text
 from mmreason.rollout.weights import Canary, write_weights
 
 ENVIRONMENT = {
@@ -101,15 +102,10 @@ class ServedEngine(ServerEngine):
             if self.fleet is None:
                 self._open()
             assert self.fleet is not None
-            folder = self._folder / f"weights-{version}"
-            write_weights(self.policy, folder)
-            self.fleet.push(folder, label)
+            self.fleet.push(lambda transfer: transfer.take(self.policy, version), label)
             self.version, self.weight_version = label, version
             for place, canary in zip(self._places, self._canaries, strict=True):
                 canary.check(_One(self, place))
-            for old in self._folder.glob("weights-*"):
-                if old.name not in ("weights-all", folder.name):
-                    shutil.rmtree(old, ignore_errors=True)
         except (MMReasonError, OSError, SafetensorError) as error:  # the disk may be full
             return str(error)
         return None
@@ -120,10 +116,10 @@ class ServedEngine(ServerEngine):
         write_weights(policy, frozen, whole=True)
         processes = [] if options.urls else [self._process(number) for number in range(options.servers)]
         fleet = Fleet(
+            TRANSFERS[options.transfer](self._folder, options.load_s),
             processes,
             options.urls,
             start_s=options.start_s,
-            load_s=options.load_s,
             restarts=options.restarts,
             rules=rules_text(policy.rules) if policy.family.position_axes == 3 else None,
             frozen=frozen,
@@ -139,6 +135,8 @@ class ServedEngine(ServerEngine):
     def _process(self, number: int) -> ServerProcess:
         options = self.options
         arguments = {**self.arguments, **SERVER_ARGUMENTS, "host": options.host, "max_num_seqs": options.concurrency}
+        if backend := TRANSFERS[options.transfer].backend:
+            arguments |= {"weight_transfer_config": {"backend": backend}, "worker_extension_cls": TRANSFER_WORKER}
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags(arguments)]
         devices = {"CUDA_VISIBLE_DEVICES": options.devices[number]} if options.devices else {}
         given = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}

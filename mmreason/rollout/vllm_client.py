@@ -21,7 +21,8 @@ from mmreason.errors import EngineError
 from mmreason.policy.engine_fields import EngineFields
 from mmreason.policy.positions import MediaRules
 from mmreason.rollout.base import Answer, AnswerEngine, Context, SamplingParams, TextDecoder
-from mmreason.rollout.fleet import QUICK_S, Fleet
+from mmreason.rollout.fleet import Fleet
+from mmreason.rollout.transfer import QUICK_S
 from mmreason.rollout.vllm_inputs import engine_input
 from mmreason.rollout.vllm_params import Sampled, answer_of, request_params
 from mmreason.rollout.web import Lost, Web

@@ -24,6 +24,8 @@ from mmreason.policy.positions import MediaRules, rope_positions
 from mmreason.types import MediaTensors
 
 WORKER = "mmreason.rollout.vllm_worker.TrainerPositions"
+TRANSFER_WORKER = "mmreason.rollout.vllm_transfer.Worker"
+"""The same, where weights come through vLLM's weight-transfer interface."""
 
 
 def rules_text(rules: MediaRules) -> str:

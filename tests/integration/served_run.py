@@ -19,6 +19,8 @@ from mmreason.collate import pack
 from mmreason.config import load_config
 from mmreason.rollout.base import SamplingParams
 from mmreason.rollout.hf import HFEngine
+from mmreason.rollout.served import ServedEngine
+from mmreason.rollout.transfer import Folder
 from mmreason.training import METHODS, open_run
 from mmreason.training.run import Run
 from mmreason.types import MediaTensors, Segment, Tree
@@ -48,10 +50,16 @@ def findings(run: Run) -> dict[str, Any]:
         for (name, one), group in zip(prompts.items(), groups, strict=True)
     }
     greedy = [both(run, list(prompts.values()))]
-    for part in ("language", "vision"):
+    served = run.rollouts
+    assert isinstance(served, ServedEngine)
+    assert served.fleet is not None
+    through = served.fleet.transfer
+    for part, transfer in (("language", through), ("vision", Folder(Path(run.config.run_dir) / "rollout", 600.0))):
         disturb(run, part)
+        served.fleet.transfer = transfer
         run.rollouts.take_weights(0)
         greedy.append(both(run, list(prompts.values())))
+    served.fleet.transfer = through
     run.rollouts.take_weights(0)
     return {
         "gaps": gaps,

@@ -1,6 +1,7 @@
 """A real run with a real vLLM server, of its own: answers, weights, a server that is killed, a trainer that is killed.
 
-One run, so that the server is started twice in all: at the beginning, and after it was killed.
+One run, so that the server is started twice in all: at the beginning, and after it was killed. Weights travel over
+connections of vLLM's weight-transfer interface, once through a folder (served_run.py).
 """
 
 from __future__ import annotations
@@ -75,12 +76,13 @@ def command_of(pid: int) -> str:
 @pytest.fixture(scope="module")
 def watched(tiny_omni: Path, demo_data: DemoFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("served")
+    options = {"max_model_len": 1024, "start_s": START_S, "transfer": "tcp"}
     values = runs.config(
         folder / "run",
         tiny_omni,
         demo_data,
         "grpo",
-        rollout={"engine": "server", "ahead": 1, "options": {"max_model_len": 1024, "start_s": START_S}},
+        rollout={"engine": "server", "ahead": 1, "options": options},
         grpo={"off_policy": "token_truncate"},
         train={"steps": STEPS, "save_every": 3},
     )

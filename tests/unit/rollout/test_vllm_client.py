@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from mmreason.errors import EngineError
+from mmreason.policy.policy import Policy
 from mmreason.policy.positions import MediaRules
 from mmreason.rollout.base import SamplingParams
 from mmreason.rollout.fleet import Control, Fleet
 from mmreason.rollout.keeper import below
 from mmreason.rollout.servers import ServerProcess, healthy
+from mmreason.rollout.transfer import Transfer, load_folder
 from mmreason.rollout.vllm_client import ServerEngine
 from mmreason.rollout.web import Lost, Web
 from mmreason.types import Rollout, Segment
@@ -54,6 +56,26 @@ def folder(tmp_path: Path, name: str) -> Path:
     return made
 
 
+class Given(Transfer):
+    """A folder that the test has made."""
+
+    now: Path
+
+    def take(self, policy: Policy, version: int) -> None:
+        raise AssertionError("there is no trainer here")
+
+    def give(self, web: Web, *, new: bool) -> None:
+        load_folder(web, self.now, self.load_s)
+
+
+def given(made: Path) -> Callable[[Transfer], None]:
+    def take(transfer: Transfer) -> None:
+        assert isinstance(transfer, Given)
+        transfer.now = made
+
+    return take
+
+
 Opened = Callable[..., ServerEngine]
 
 
@@ -65,9 +87,9 @@ def opened(tmp_path: Path) -> Iterator[Opened]:
     def make(*, seconds: float = 0.0, servers: int = 1, restarts: int = 3, deadline_s: float = 60.0) -> ServerEngine:
         said: list[str] = []
         fleet = Fleet(
+            Given(tmp_path, 10),
             [process(tmp_path, seconds, number) for number in range(servers)],
             start_s=30,
-            load_s=10,
             restarts=restarts,
             say=said.append,
         )
@@ -84,7 +106,7 @@ def opened(tmp_path: Path) -> Iterator[Opened]:
             fleet=fleet,
         )
         engines.append(engine)
-        fleet.push(folder(tmp_path, "first"), "run:1")
+        fleet.push(given(folder(tmp_path, "first")), "run:1")
         engine.version, engine.weight_version = "run:1", 1
         return engine
 
@@ -154,7 +176,7 @@ def test_new_weights_give_new_answers_of_the_new_version(opened: Opened, tmp_pat
     engine = opened()
     before = ids(engine.generate(prompts(), 3, PARAMS, SEEDS))
     assert engine.fleet is not None
-    engine.fleet.push(folder(tmp_path, "second"), "run:2")
+    engine.fleet.push(given(folder(tmp_path, "second")), "run:2")
     engine.version, engine.weight_version = "run:2", 2
     after = engine.generate(prompts(), 3, PARAMS, SEEDS)
     assert ids(after) != before
@@ -209,7 +231,7 @@ def test_a_server_that_fails_as_it_is_started_again_is_tried_again(tmp_path: Pat
         lambda port: [sys.executable, "-S", "-c", code, str(port), "0", str(mark)],
         tmp_path / "server.log",
     )
-    fleet = Fleet([served], start_s=30, restarts=3, say=lambda line: None)
+    fleet = Fleet(Given(tmp_path, 10), [served], start_s=30, restarts=3, say=lambda line: None)
     fleet.open()
     assert served._keeper is not None
     os.kill(below(served._keeper.pid)[0], signal.SIGKILL)
@@ -223,15 +245,15 @@ def test_a_server_that_fails_as_it_is_started_again_is_tried_again(tmp_path: Pat
 
 
 def test_a_server_that_is_well_and_refuses_weights_ends_the_run_at_once(tmp_path: Path) -> None:
-    fleet = Fleet([process(tmp_path, 0)], start_s=30, rules="{}", say=lambda line: None)
+    fleet = Fleet(Given(tmp_path, 10), [process(tmp_path, 0)], start_s=30, rules="{}", say=lambda line: None)
     fleet.open()
     with pytest.raises(EngineError, match=r"collective_rpc: HTTP 500.*does not take the weights"):
-        fleet.push(folder(tmp_path, "first"), "run:1")
+        fleet.push(given(folder(tmp_path, "first")), "run:1")
     fleet.close()
 
 
 def test_servers_of_others_are_looked_for(tmp_path: Path) -> None:
-    absent = Fleet(urls=["http://127.0.0.1:9"])
+    absent = Fleet(Given(tmp_path, 10), urls=["http://127.0.0.1:9"])
     with pytest.raises(EngineError, match=r"no rollout server answers: http://127\.0\.0\.1:9.*urls"):
         absent.open()
 
