@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mmreason.algorithms.advantages import ADVANTAGES
+from mmreason.algorithms.clips import CLIPS
+from mmreason.algorithms.kl import KL_ESTIMATORS
 from mmreason.config import RewardConfig, build_config, load_plan
 from mmreason.data import OPTIONS, sample_from_row
 from mmreason.policy.families import FAMILIES
@@ -48,6 +51,12 @@ def test_yaml_of_the_data_page_is_a_data_section() -> None:
     assert sources.data.train[2].streaming
     assert order.data.mix["charts"] == 1
     assert again.grpo.option("replay") == 0.25
+
+
+def test_the_readme_counts_what_there_is() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for many, what in ((REWARDS, "of them"), (ADVANTAGES, "advantages"), (CLIPS, "clips"), (KL_ESTIMATORS, "KL estimators")):
+        assert f"{len(many)} {what}" in text
 
 
 def test_yaml_of_the_rewards_page_is_a_config() -> None:
