@@ -80,6 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, default=Path("demo_run"))
     demo.add_argument("--seed", type=int, default=0, help="of data, weights and sampling (default: 0)")
     demo.add_argument("--no-control", action="store_true", help="leave out the control row, and its time")
+    demo.add_argument("--engine", choices=("hf", "vllm"), default="hf",
+                      help="what samples GRPO's answers: our own decode loop (default), or vLLM")  # fmt: skip
     demo.set_defaults(verb=_demo)
 
     score = verbs.add_parser("score", help="score finished texts with rewards, without a model")
@@ -314,7 +316,7 @@ def _demo(args: argparse.Namespace) -> int:
     from mmreason.training import StopRequested
 
     try:
-        demo(args.folder, seed=args.seed, control=not args.no_control)
+        demo(args.folder, seed=args.seed, control=not args.no_control, engine=args.engine)
     except StopRequested:
         print("mmreason: stopped; the same command goes on", file=sys.stderr)
     return 0

@@ -20,12 +20,15 @@ from pathlib import Path
 import yaml
 
 from mmreason.config import RunConfig, build_config
+from mmreason.config.engines import EngineName, vllm_missing
 from mmreason.demo.media import DemoFiles, write_demo_data
 from mmreason.demo.tiny import build_tiny
 from mmreason.errors import ConfigError
 from mmreason.training import run
 from mmreason.training.checkpoint import write_json
 
+LONGEST = 512
+"""Tokens that no question with its answer exceeds."""
 MODALITIES = ("image", "video", "audio", "text")
 
 
@@ -37,14 +40,19 @@ class Row:
     metrics: dict[str, float]
 
 
-def main(folder: Path, *, seed: int = 0, control: bool = True, share: float = 1.0) -> list[Row]:
+def main(
+    folder: Path, *, seed: int = 0, control: bool = True, share: float = 1.0, engine: EngineName = "hf"
+) -> list[Row]:
     """Run the demo into `folder` and print its table. Returns the table's rows.
 
-    `share` of the data and the steps: below 1 everything runs, but little is learnt. Raises ConfigError when `folder`
-    holds the demo of another seed.
+    `share` of the data and the steps: below 1 everything runs, but little is learnt. `engine`: what samples GRPO's
+    answers (rollout.engine). Raises ConfigError when `folder` holds the demo of another seed or engine, or the engine
+    is not installed.
     """
+    if missing := vllm_missing(engine):
+        raise ConfigError(missing)
     started = time.perf_counter()
-    demo = _Demo(folder, seed, share)
+    demo = _Demo(folder, seed, share, engine)
     print(f"mmreason demo, seed {seed}, in {folder}/", flush=True)
     demo.prepare()
     say = _Narrator(started)
@@ -98,6 +106,7 @@ class _Demo:
     folder: Path
     seed: int
     share: float
+    engine: EngineName = "hf"
 
     @property
     def data(self) -> DemoFiles:
@@ -110,7 +119,7 @@ class _Demo:
 
     def prepare(self) -> None:
         """Data and untrained model, written once. The marker comes last: what is half-written is written again."""
-        marker, mine = self.folder / "demo.json", {"seed": self.seed, "share": self.share}
+        marker, mine = self.folder / "demo.json", {"seed": self.seed, "share": self.share, "engine": self.engine}
         if marker.exists():
             found = json.loads(marker.read_text())
             if found != mine:
@@ -132,6 +141,9 @@ class _Demo:
         values["media"]["cache_dir"] = str(self.folder / "cache")
         train = values["train"]
         train["steps"] = steps or max(1, round(self.share * train["steps"]))
+        if method == "grpo" and self.engine != "hf":
+            values["rollout"] |= {"engine": self.engine, "options": {"max_model_len": LONGEST}}
+            values["grpo"]["off_policy"] = "token_truncate"
         return build_config(values, f"{method}.yaml")
 
 

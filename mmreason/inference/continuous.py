@@ -154,8 +154,7 @@ def start_vllm(config: RunConfig, family: Family, model: PreTrainedConfig, longe
     except (ValueError, RuntimeError, NotImplementedError, OSError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{config.model.path}: vLLM cannot open it ({line}); --engine hf is our own loop") from error
-    if family.position_axes > 1:
-        llm.collective_rpc("use_trainer_positions", args=(rules_text(family.rules(model)),))
+    llm.collective_rpc("use_trainer_positions", args=(rules_text(family.rules(model)),))
     return llm
 
 

@@ -121,7 +121,7 @@ class ServedEngine(ServerEngine):
             options.urls,
             start_s=options.start_s,
             restarts=options.restarts,
-            rules=rules_text(policy.rules) if policy.family.position_axes == 3 else None,
+            rules=rules_text(policy.rules),
             frozen=frozen,
             say=self._say,
         )

@@ -107,8 +107,7 @@ class VLLMEngine(AnswerEngine):
     def _open(self) -> Any:
         if self._llm is None:
             self._llm = opened(self._arguments, self.options.start_s, self.say)
-            if self.policy.family.position_axes == 3:
-                self._llm.collective_rpc("use_trainer_positions", args=(rules_text(self.policy.rules),))
+            self._llm.collective_rpc("use_trainer_positions", args=(rules_text(self.policy.rules),))
         return self._llm
 
     def _ask(self, llm: Any, context: Context, params: SamplingParams, seed: int) -> str:

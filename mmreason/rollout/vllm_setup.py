@@ -45,10 +45,9 @@ def engine_arguments(
         "max_logprobs": -1,  # any number: what top-p leaves is found among all
         "generation_config": "vllm",  # nothing from the checkpoint: every parameter is given with each request
         "mm_device_do_normalize": False,  # the trainer's pixels are normalised
+        "worker_extension_cls": WORKER,
         "seed": config.seed,
     }
-    if family.position_axes == 3:
-        arguments["worker_extension_cls"] = WORKER
     if device == "cuda":
         arguments["gpu_memory_utilization"] = options.gpu_memory
         if isinstance(options, LocalOptions) and options.sleep:

@@ -1,4 +1,4 @@
-"""What runs inside of vLLM's worker processes: the trainer's rotary positions in place of vLLM's own.
+"""What runs inside of vLLM's worker processes: the trainer's rotary positions in place of vLLM's own, and two repairs.
 
 vLLM computes M-RoPE positions from the same grids and times, and nearly the same way. It truncates time in float64
 where transformers does in float32 (3 steps of 0.7 s at 25 a second are one off), and counts the tokens around a video
@@ -6,7 +6,7 @@ with sound otherwise: log-probs were off by up to 5e-3 on tiny models. So worker
 else does.
 
 An engine takes this as `worker_extension_cls=WORKER`; then `collective_rpc("use_trainer_positions", args=(rules,))`,
-where `rules` is `rules_text(policy.rules)`. Families with one axis of positions need neither.
+where `rules` is `rules_text(policy.rules)`. Models with one axis of positions never ask for them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,10 +46,13 @@ class TrainerPositions:
     model_runner: Any
 
     def use_trainer_positions(self, rules: str) -> None:
-        """From here on positions of prompts are the trainer's, and new embeddings reach a head that shares them."""
+        """From here on positions of prompts are the trainer's, new embeddings reach a head that shares them, and on a
+        CPU prompts may be computed in parts."""
         model = self.model_runner.get_model()
         model.get_mrope_input_positions = partial(engine_positions, rules=rules_of(rules))
         _unpack_head(model.get_language_model())
+        if self.model_runner.device.type == "cpu":
+            _sample_without_early_draws(self.model_runner)
 
 
 def _unpack_head(language_model: Any) -> None:
@@ -56,6 +60,28 @@ def _unpack_head(language_model: Any) -> None:
     head = getattr(language_model, "lm_head", None)
     if head is not None and hasattr(head, "cpu_linear"):
         head.cpu_linear = torch.nn.functional.linear
+
+
+def _sample_without_early_draws(runner: Any) -> None:
+    """A prompt that is computed in parts draws a token after each, and all but the last are thrown away.
+
+    vLLM then turns the request's generator back, which those of CPUs cannot do ("CPU Generator does not use offset").
+    So requests that are not complete draw from the common generator.
+    """
+    if hasattr(runner, "draws_early"):  # done already
+        return
+    runner.draws_early = sample = runner.sample_tokens
+
+    def sample_tokens(grammar_output: Any) -> Any:
+        generators = runner.input_batch.generators
+        (early,) = np.nonzero(runner.discard_request_mask.np[: runner.input_batch.num_reqs])
+        kept = {int(index): generators.pop(int(index)) for index in early if int(index) in generators}
+        try:
+            return sample(grammar_output)
+        finally:
+            generators.update(kept)
+
+    runner.sample_tokens = sample_tokens
 
 
 def engine_positions(

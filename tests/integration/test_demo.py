@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mmreason.cli import main as cli
 from mmreason.demo.run import _Demo, main
 from mmreason.errors import ConfigError
 from mmreason.training import run
@@ -39,12 +40,25 @@ def test_every_stage_runs_and_the_same_command_continues(folder: Path, capsys: p
         main(folder, seed=2, share=0.02)
 
 
+def test_vllm_samples_where_it_is_asked_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The config alone: docs/evidence.md D2 has the whole demo."""
+    demo = _Demo(tmp_path, 1, 0.02, "vllm")
+    assert demo.stage("grpo", "grpo", folder).rollout.engine == "vllm"
+    assert demo.stage("sft", "sft", folder).rollout.engine == "hf"
+    monkeypatch.setattr("mmreason.config.engines.find_spec", lambda name: None)
+    assert cli(["demo", str(tmp_path), "--engine", "vllm"]) == 2
+    assert "rollout.engine: vllm, but vLLM is not installed; pip install" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_stopped_demo_stops(folder: Path, tmp_path: Path) -> None:
     """With the data of the small demo as if it were its own: writing 4,000 files is not what is tested."""
     _Demo(folder, 1, 0.02).prepare()
     for part in ("data", "tiny-omni"):
         shutil.copytree(folder / part, tmp_path / "run" / part)
-    (tmp_path / "run/demo.json").write_text(json.dumps({"seed": 0, "share": 1.0}))
+    (tmp_path / "run/demo.json").write_text(json.dumps({"seed": 0, "share": 1.0, "engine": "hf"}))
     command = [sys.executable, "-m", "mmreason.cli", "demo", "run", "--no-control"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     log, deadline = tmp_path / "run/sft/metrics.jsonl", time.monotonic() + 200

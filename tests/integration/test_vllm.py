@@ -128,6 +128,17 @@ def test_an_answer_depends_on_its_prompt_and_seed_alone(bench: Bench) -> None:
     assert [[r.text for r in group] for group in together] == [[r.text for r in group] for group in again]
 
 
+def test_prompts_that_are_computed_in_parts_have_the_same_answers(bench: Bench) -> None:
+    """More tokens than vLLM computes at a time (2048), each request with a seed of its own."""
+    prompts = [bench.prompt(bench.make.video(20, 4, 12, 0.7)) for _ in range(12)]
+    params = SamplingParams(max_new_tokens=4)
+    seeds = [[seed] for seed in range(len(prompts))]
+    assert sum(len(prompt.ids) for prompt in prompts) > 2048
+    together = bench.engine.generate(prompts, 1, params, seeds)
+    alone = [bench.engine.generate([prompt], 1, params, [seed]) for prompt, seed in zip(prompts, seeds, strict=True)]
+    assert [group[0].text for group in together] == [groups[0][0].text for groups in alone]
+
+
 def test_a_stop_text_ends_an_answer_and_stays_in_it(bench: Bench) -> None:
     prompt = bench.prompt()
     (plain,) = bench.engine.sample([(prompt,)], SamplingParams(max_new_tokens=24), [3])
