@@ -3,11 +3,14 @@
     python benchmarks/mutation.py                          all modules, 12 mutants of each, by a seed
     python benchmarks/mutation.py --each 0 clips rloo      every mutant of the modules with these words in their path
     python benchmarks/mutation.py --read found.jsonl       the table of an earlier run's --out
+    python benchmarks/mutation.py ... --out found.jsonl --again    what survived there is tried again
 
 mutants.py says what is changed. A mutant counts as found when a test fails, crashes or comes to no end; a test counts
 only if it passed with nothing changed. The change is made in place, and tests that run the changed function run, up to
-`--seconds` of processor: first those in files named alike, then those that run little else. What cannot be put in place
-is imported anew. Tests left out can only make the result worse. A run that was stopped goes on with the same --out.
+`--seconds` of processor: first those in files named alike, then the quick ones that run little else. What cannot be put in place
+is imported anew, and so is what survives outside of functions, where others may hold the old value. Tests left out can
+only make the result worse. A run that was stopped goes on with the same --out; lines about code that has changed since
+do not count.
 """
 
 from __future__ import annotations
@@ -31,7 +34,11 @@ from mutants import Mutant, mutants
 from mutation_tests import Seen, Session, Verdict, forked, imported_anew, in_place, in_session, look
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = {"mmreason/algorithms": "tests/unit/algorithms", "mmreason/rewards": "tests/unit/rewards"}
+PARTS = {
+    "mmreason/algorithms": ("tests/unit/algorithms",),
+    "mmreason/rewards": ("tests/unit/rewards", "tests/unit/serving/test_service.py"),
+}
+"""The modules, and the tests that are to find what is changed in them."""
 PROCESSES = ("pool", "worker")
 """Modules about processes: they are not formulas, and their tests take seconds each. Only when they are named."""
 PRELOADED = (
@@ -66,12 +73,17 @@ def tests_of(mutant: Mutant, seen: Mapping[str, Seen], seconds: float) -> list[s
     near += [test for test in passed if named_after(mutant, test) and test not in set(near)]
     picked: list[str] = []
     spent = 0.0
-    for test in sorted(near, key=lambda test: (not named_after(mutant, test), len(passed[test].functions), test)):
+    for test in sorted(near, key=lambda test: order(mutant, test, passed[test])):
         spent += passed[test].seconds
         if spent > seconds and picked:
             break
         picked.append(test)
     return picked
+
+
+def order(mutant: Mutant, test: str, seen: Seen) -> tuple[Any, ...]:
+    """First tests in files named alike, then the quick ones, then those that run little else."""
+    return not named_after(mutant, test), round(seen.seconds, 1), len(seen.functions), test
 
 
 def named_after(mutant: Mutant, test: str) -> bool:
@@ -97,17 +109,17 @@ def run_part(part: str, picked: Sequence[Mutant], shadow: Path, seconds: float, 
             tests = tests_of(mutant, seen, seconds)
             limit = SPARE_S + 5 * sum(seen[test].seconds for test in tests)
             verdict = in_place(session, mutant, [items[test] for test in tests], limit) if tests else Verdict(None)
-            if verdict.found is not None:
+            if verdict.found or (verdict.found is False and mutant.function):
                 say(mutant, verdict)
             else:
                 write(notes, {"mutant": asdict(mutant), "tests": in_few_files(tests), "limit": limit})
 
     in_session(shadow, PARTS[part], first)
-    left = [json.loads(line) for line in notes.read_text().splitlines()]
+    left = lines_of(notes)
     if any(imported_anew(shadow, None, one["tests"], one["limit"]).found for one in left[:1] if one["tests"]):
         raise SystemExit(f"{part}: its tests fail with nothing changed")
     for one in left:
-        mutant = Mutant(**one["mutant"])
+        mutant = mutant_of(one["mutant"])
         say(mutant, imported_anew(shadow, mutant, one["tests"], one["limit"]) if one["tests"] else Verdict(False))
 
 
@@ -128,7 +140,26 @@ def look_apart(session: Session, modules: Sequence[str], notes: Path) -> dict[st
 
 
 def place_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["path"], row["line"], row["place"], row["nth"]
+    return row["path"], row["line"], row["place"], row["nth"], row["what"]
+
+
+def mutant_of(row: Mapping[str, Any]) -> Mutant:
+    return Mutant(**{name: row[name] for name in Mutant.__dataclass_fields__})
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def current(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last line about each mutant, without those of code that has changed since."""
+    there = {
+        place_of(asdict(mutant))
+        for name in sorted({row["path"] for row in rows})
+        if (ROOT / name).exists()
+        for mutant in mutants(ROOT / name, name)
+    }
+    return list({place_of(row): row for row in rows if place_of(row) in there}.values())
 
 
 def write(path: Path, record: Mapping[str, Any]) -> None:
@@ -148,7 +179,7 @@ def shadow_of(folder: Path) -> Path:
 
 def report(path: Path) -> None:
     """Survivors, and how many of each module were found."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = current(lines_of(path))
     count: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for row in rows:
         for name in (row["path"], str(Path(row["path"]).parent), "all"):
@@ -172,6 +203,7 @@ def main() -> None:
     parser.add_argument(
         "--out", default="", help="JSON lines of all mutants, whether they were found, and by which test"
     )
+    parser.add_argument("--again", action="store_true", help="try what survived in --out again")
     parser.add_argument("--read", default="", help="only print the table of this file")
     arguments = parser.parse_args()
     if arguments.read:
@@ -190,10 +222,13 @@ def main() -> None:
         def say(mutant: Mutant, verdict: Verdict) -> None:
             write(out, {**asdict(mutant), "found": bool(verdict.found), "by": verdict.by})
 
-        done = {place_of(json.loads(line)) for line in out.read_text().splitlines()} if out.exists() else set()
+        rows = current(lines_of(out))
+        done = {place_of(row) for row in rows if row["found"] or not arguments.again}
+        survivors = [mutant_of(row) for row in rows if place_of(row) not in done]
         for part in PARTS:
-            picked = chosen(part, arguments.words, arguments.each, arguments.seed)
-            picked = [mutant for mutant in picked if place_of(asdict(mutant)) not in done]
+            again = [mutant for mutant in survivors if mutant.path.startswith(part)]
+            new = chosen(part, arguments.words, arguments.each, arguments.seed)
+            picked = list(dict.fromkeys(one for one in [*again, *new] if place_of(asdict(one)) not in done))
             if picked:
                 run_part(part, picked, shadow, arguments.seconds, say)
         report(out)

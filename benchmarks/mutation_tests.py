@@ -189,9 +189,9 @@ def imported_anew(shadow: Path, mutant: Mutant | None, chosen: Sequence[str], se
         target.write_text(original)
 
 
-def in_session(shadow: Path, folder: str, work: Callable[[Session], None]) -> None:
-    """Collect the folder's tests in a child, and do this work with them there."""
-    forked(lambda say: int(pytest.main([*OPTIONS, folder], [Session(shadow, work)])), 0.0)
+def in_session(shadow: Path, places: Sequence[str], work: Callable[[Session], None]) -> None:
+    """Collect the tests of these folders or files in a child, and do this work with them there."""
+    forked(lambda say: int(pytest.main([*OPTIONS, *places], [Session(shadow, work)])), 0.0)
 
 
 def forked(work: Callable[[Callable[[str], None]], int], seconds: float) -> tuple[int, str]:

@@ -60,9 +60,8 @@ def _agrees(sample: Sample, answer: str, end: str) -> bool | None:
         numbers = [read_number(match.strip().rstrip(",")) for match in _NUMBER.findall(end)] or [read_number(end)]
         stated, number = numbers[-1], read_number(answer)
         return None if stated is None else number is not None and same_number(stated, number, 1e-6)
-    said, wanted = words(end), words(answer)
-    found = any(said[at : at + len(wanted)] == wanted for at in range(len(said) - len(wanted) + 1))
-    return (True if found else None) if wanted else None
+    wanted = words(answer)
+    return True if wanted and _spaced(wanted) in _spaced(words(end)) else None
 
 
 def _choice_at_end(end: str, options: Sequence[str]) -> str | None:
@@ -74,7 +73,11 @@ def _choice_at_end(end: str, options: Sequence[str]) -> str | None:
     offered = [letter for letter in letters if not options or ord(letter) - ord("A") < len(options)]
     if offered:
         return offered[-1]
-    text = f" {' '.join(words(end))} "
-    known = [" ".join(words(plain_option(option, index))) for index, option in enumerate(options)]
-    held = [index for index, option in enumerate(known) if option and f" {option} " in text]
+    known = [words(plain_option(option, index)) for index, option in enumerate(options)]
+    held = [index for index, option in enumerate(known) if option and _spaced(option) in _spaced(words(end))]
     return chr(ord("A") + held[0]) if len(held) == 1 else None
+
+
+def _spaced(words: Sequence[str]) -> str:
+    """Words with a space around each, so that whole words alone are found in others."""
+    return f" {' '.join(words)} "

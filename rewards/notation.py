@@ -59,7 +59,7 @@ class _Reader:
         """(kind, text) of the next token."""
         found = _TOKEN.match(self.text, self.place)
         if found is None:
-            rest = self.text[self.place : self.place + 80].strip()
+            rest = self.text[self.place :].strip()
             # a quotation mark that starts no string: its end is missing
             raise CutOff("cut off") if not rest or rest[0] in "\"'" else ValueError(f"unexpected {rest[:10]!r}")
         self.place = found.end()

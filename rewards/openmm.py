@@ -108,7 +108,7 @@ def choice(text: str) -> str:
     late = [(text.rfind(mark.format(letter)), letter) for mark in _LATE_MARKS for letter in LETTERS]
     anywhere = [(text.rfind(letter), letter) for letter in LETTERS]
     for places in (numbered, after, *marked, late, anywhere):
-        found = [place for place in places if place[0] >= 0]
+        found = [place for place in places if place[0] != -1]
         if found:
             return min(found, key=lambda place: place[0])[1]
     return ""

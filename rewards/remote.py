@@ -214,7 +214,7 @@ class Errand:
                 now = time.monotonic()
                 outage_began = now if outage_began is None else outage_began
                 failures += 1
-                wait = max(error.retry_after, random.uniform(0.5, 1.0) * pause)
+                wait = max(error.retry_after, jittered(pause))
                 why = self._why_to_give_up(failures, now - outage_began + wait, wait)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
                 if why or self.over.wait(wait):
@@ -234,6 +234,11 @@ class Errand:
         if wait > self._left():
             return f"{tries}: the time of this group is over ({patience.longest_s:g} s)"
         return None
+
+
+def jittered(pause: float) -> float:
+    """A random half to whole of a pause, so that many who failed together do not come back together."""
+    return random.uniform(0.5, 1.0) * pause
 
 
 def server_mistakes(options: Mapping[str, Any]) -> Iterator[str]:

@@ -59,7 +59,7 @@ def relative(margin: float, beta: float) -> float:
 
     Example: `relative(0.5, 1.0)` is 0.393469.
     """
-    return -math.expm1(-beta * margin) if margin > 0 else 0.0
+    return -math.expm1(-beta * max(0.0, margin))
 
 
 def _score(answer: str | None, reference: Score, values: dict[str, Score], beta: float) -> Score:

@@ -59,7 +59,7 @@ def _write(file: Path, verdict: str) -> None:
                 written.write(f"{verdict}\n")
             Path(name).replace(file)
         except OSError:
-            Path(name).unlink(missing_ok=True)
+            Path(name).unlink()
             raise
     except OSError as error:
         raise RewardError(f"cache {file.parent.parent}: a verdict cannot be written ({error.strerror})") from None

@@ -78,7 +78,7 @@ def reinforce_pp(rewards_NG: Tensor, weights_NG: Tensor | None = None, epsilon: 
     weights_NG = torch.ones_like(rewards_NG) if weights_NG is None else weights_NG
     known_NG = ~rewards_NG.isnan()
     weights_NG = weights_NG * known_NG
-    values_NG = rewards_NG.nan_to_num(nan=0.0)
+    values_NG = rewards_NG.nan_to_num()
     total = weights_NG.sum().clamp(min=1)
     centred_NG = (values_NG - (weights_NG * values_NG).sum() / total) * known_NG
     variance = (weights_NG * centred_NG.square()).sum() / (total - 1).clamp(min=1)

@@ -188,8 +188,5 @@ def _pessimistic(ratio: Tensor, clipped: Tensor, tokens: Tokens, bounds: Bounds)
     value = torch.minimum(ratio * advantage, clipped * advantage)
     low = (advantage < 0) & (ratio < 1 - bounds.low)
     high = (advantage > 0) & (ratio > 1 + bounds.high)
-    if math.isfinite(bounds.dual):
-        floor = bounds.dual * advantage
-        high = high | ((advantage < 0) & (value < floor))
-        value = torch.where(advantage < 0, torch.maximum(value, floor), value)
-    return Surrogate(value=value, ratio=ratio, low=low, high=high)
+    floor = torch.where(advantage < 0, bounds.dual * advantage, -torch.inf)
+    return Surrogate(value=torch.maximum(value, floor), ratio=ratio, low=low, high=high | (value < floor))

@@ -44,8 +44,8 @@ def hardness(scores: Tensor, tokens: Tokens, tau: float) -> Tensor:
     share = wrong / answer_sum(wrong.to(scores.dtype), tokens.answer).clamp(min=1)  # each wrong answer counts once
     hardest = scores.new_full((int(tokens.group.max()) + 1,), -torch.inf)
     hardest = hardest.scatter_reduce(0, tokens.group, torch.where(wrong, scores, -torch.inf), "amax")[tokens.group]
-    size = torch.where(wrong, ((scores - hardest) / tau).exp(), 0.0)
-    mean = answer_sum(size * share, tokens.group) / answer_sum(share, tokens.group)
+    size = ((scores - hardest) / tau).exp()
+    mean = answer_sum(torch.where(wrong, size * share, 0.0), tokens.group) / answer_sum(share, tokens.group)
     return torch.where(wrong, size / mean, 1.0)
 
 

@@ -42,4 +42,4 @@ def _mean(values: Tensor, weight: Tensor) -> float:
 def numbered_from_1(pair: Tensor) -> tuple[Tensor, int]:
     """The pairs of a row numbered 1, 2, ... in place of their numbers in the step (0: none), and how many there are."""
     known = torch.unique(pair[pair > 0])
-    return torch.searchsorted(known, pair, right=True) * (pair > 0), len(known)
+    return torch.searchsorted(known, pair, right=True), len(known)

@@ -213,13 +213,8 @@ def _shares(right: int, wrong: int, keep: int, min_right: int, min_wrong: int) -
     kept_wrong, kept_right = round(wrong * keep / (right + wrong)), round(right * keep / (right + wrong))
     if kept_wrong < min_wrong and kept_right < min_right:
         return None
-    if kept_wrong <= min(min_wrong, wrong):
-        kept_wrong = min(min_wrong, wrong)
-    kept_right = keep - kept_wrong
-    if kept_right <= min(min_right, right):
-        kept_right = min(min_right, right)
-        kept_wrong = keep - kept_right
-    return kept_right, kept_wrong
+    kept_right = max(keep - max(kept_wrong, min(min_wrong, wrong)), min(min_right, right))
+    return kept_right, keep - kept_right
 
 
 def _penalty(rollout: Rollout) -> float:

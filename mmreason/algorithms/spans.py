@@ -37,7 +37,7 @@ def find_block(ids: Tensor, tag: str, text_of: Callable[[Tensor], str]) -> tuple
     if begin < 0:
         return None
     end = text.find(f"</{tag}>", begin)
-    stop = ids.shape[0] if end < 0 else _tokens_for(ids, text[: end + len(tag) + 3], text_of)
+    stop = ids.shape[0] if end == -1 else _tokens_for(ids, text[: end + len(tag) + 3], text_of)
     return _tokens_for(ids, text[: begin + 1], text_of) - 1, stop
 
 

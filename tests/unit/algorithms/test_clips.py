@@ -127,8 +127,8 @@ def test_geometric_golden() -> None:
 def test_geometric_bounds_are_apart_and_counted() -> None:
     """A > 0 is cut above at high, A < 0 below at low."""
     bounds = Bounds(low=0.1, high=0.3)
-    for advantage, mean, side in ((1.0, 0.0, "high"), (-1.0, 0.9 / 3, "low")):
-        tokens, _ = tokens_of([[0.5, -0.5, 0.2] if advantage > 0 else [0.8, -0.2, 0.2]], [advantage])
+    for advantage, mean, side in ((1.0, 0.0, "high"), (-1.0, 0.75 / 3, "low")):
+        tokens, _ = tokens_of([[0.5, -0.5, 0.2] if advantage > 0 else [0.8, -0.2, 0.05]], [advantage])
         out = policy_loss(tokens, Objective(clip="geometric", bounds=bounds))
         assert -out.loss.item() == pytest.approx(advantage * math.exp(mean))
         assert out.metrics[f"clip_fraction/{side}"] == pytest.approx(1 / 3)
@@ -202,6 +202,7 @@ def test_huge_gaps_give_finite_losses_and_gradients(clip: str, ratio: str, gap: 
 def test_log_ratios_are_cut_where_it_is_asked() -> None:
     value, gradient = one(math.exp(12.0), 1.0, "none", Bounds(max_log_ratio=10.0))
     assert (value, gradient) == pytest.approx((math.exp(10.0), 0.0))
+    assert one(math.exp(25.0), 1.0, "none", Bounds()) == pytest.approx((math.exp(20.0), 0.0))
 
 
 def test_tokens_without_weight_belong_to_no_answer() -> None:
@@ -266,3 +267,12 @@ def test_a_token_counts_as_clipped_just_beyond_its_bound(ratio: float, advantage
     for clip in ("ppo", "gppo"):
         metrics = policy_loss(tokens, Objective(clip=clip)).metrics
         assert (metrics["clip_fraction/low"], metrics["clip_fraction/high"]) == (low, high)
+
+
+@pytest.mark.parametrize("clip", ["ppo", "gppo", "geometric"])
+@pytest.mark.parametrize("advantage", [-1.0, 1.0])
+def test_a_token_at_its_bounds_is_not_clipped(clip: str, advantage: float) -> None:
+    """On-policy all ratios are 1, which is what these bounds are."""
+    tokens, _ = tokens_of([[0.0, 0.0]], [advantage])
+    metrics = policy_loss(tokens, Objective(clip=clip, bounds=Bounds(low=0.0, high=0.0, dual=1.0))).metrics
+    assert (metrics["clip_fraction/low"], metrics["clip_fraction/high"]) == (0, 0)

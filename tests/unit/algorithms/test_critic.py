@@ -22,6 +22,11 @@ def test_reward_1_at_the_last_of_three_tokens() -> None:
     assert gae(rewards, values, mask, gamma=0.95, lam=1)[0].tolist() == pytest.approx([0.4025, 0.45, 0.5])
 
 
+def test_answers_of_one_token() -> None:
+    one = torch.ones(2, 1)
+    assert gae(doubles(1, 0)[:, None], doubles(0.25, 0.5)[:, None], one, gamma=1, lam=1).tolist() == [[0.75], [-0.5]]
+
+
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 1.0), (0.95, 1.0), (0.9, 0.7), (1.0, 0.0)])
 def test_gae_is_its_sum(gamma: float, lam: float) -> None:
     """Equation 16 of Schulman et al. 2016 as written, for answers of several lengths side by side."""
@@ -46,8 +51,8 @@ def test_gae_is_its_sum(gamma: float, lam: float) -> None:
 
 @pytest.mark.parametrize(
     ("value", "target", "loss", "slope"),
-    [(1.0, 2.0, 1.62, 0.0), (1.0, -1.0, 2.0, 2.0), (0.1, 1.0, 0.405, -0.9), (0.5, 0.6, 0.08, 0.0),
-     (0.5, 0.3, 0.02, 0.2)],
+    [(1.0, 2.0, 1.62, 0.0), (1.0, -1.0, 2.0, 2.0), (0.1, 1.0, 0.405, -0.9), (0.1, -1.0, 0.605, 1.1),
+     (0.5, 0.6, 0.08, 0.0), (0.5, 0.3, 0.02, 0.2)],
 )  # fmt: skip
 def test_value_loss_by_hand(value: float, target: float, loss: float, slope: float) -> None:
     """Old value 0, clip 0.2; and the same 3 higher, with a quarter of the weight."""

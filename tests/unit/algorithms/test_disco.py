@@ -77,10 +77,10 @@ def test_scores_are_means_over_each_answer(clip: str) -> None:
 
 def test_each_wrong_answer_counts_once_and_only_wrong_ones_do() -> None:
     """Wrong answers of 1 and 3 tokens beside a right one: 2 x softmax(-1, -2) for theirs, 1 for all others."""
-    tokens, _ = tokens_of([[0.0], [0.0] * 3, [0.0] * 2, [0.0]], [-1.0, -1.0, 0.5, -1.0])
-    tokens = replace(tokens, weight=tokens.weight * torch.tensor([1, 1, 1, 1, 1, 1, 0]))
-    scores = torch.tensor([-1.0, -2.0, -2.0, -2.0, -9.0, -9.0, -1.0], dtype=torch.float64)
-    expected = [2 * 0.731059, *[2 * 0.268941] * 3, 1, 1, 1]
+    tokens, _ = tokens_of([[0.0], [0.0] * 3, [0.0] * 2, [0.0], [0.0]], [-1.0, -1.0, 0.5, -1.0, 0.0])
+    tokens = replace(tokens, weight=tokens.weight * torch.tensor([1, 1, 1, 1, 1, 1, 0, 1]))
+    scores = torch.tensor([-1.0, -2.0, -2.0, -2.0, -9.0, -9.0, -1.0, -1.0], dtype=torch.float64)
+    expected = [2 * 0.731059, *[2 * 0.268941] * 3, 1, 1, 1, 1]
     assert hardness(scores, tokens, 1.0).tolist() == pytest.approx(expected, abs=1e-5)
 
 
@@ -88,6 +88,8 @@ def test_each_wrong_answer_counts_once_and_only_wrong_ones_do() -> None:
 def test_the_price_of_drift_golden(kl: float, coefficient: float) -> None:
     tokens, leaf = tokens_of([[-kl, -kl], [-kl]], [0.0, 0.0], aggregation="sequence_mean")
     assert drift(tokens, 1e3, 1e-4).item() == pytest.approx(coefficient, abs=1e-9)
+    doubled = replace(tokens, weight=2 * tokens.weight)
+    assert drift(doubled, 1e3, 1e-4).item() == pytest.approx(coefficient, abs=1e-9), "it is a mean"
     out = policy_loss(tokens, Objective(clip="disco_b"))
     assert out.loss.item() == pytest.approx(coefficient * kl, abs=1e-12)
     torch.testing.assert_close(torch.autograd.grad(out.loss, leaf)[0], -coefficient * tokens.weight)

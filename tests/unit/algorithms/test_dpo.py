@@ -150,6 +150,13 @@ def test_the_gradient_is_beta_times_how_wrong_the_order_is() -> None:
     assert [slope.item() for slope in slopes] == pytest.approx([-expected, expected])
 
 
+def test_log_ratios_are_summed_by_pair() -> None:
+    """Two pairs, and tokens of none, which go to the first place."""
+    logprob, reference = torch.tensor([-1.0, -2.0, -3.0, -4.0]), torch.tensor([-1.5, -1.0, -1.0, -1.0])
+    found = log_ratios(logprob, reference, torch.tensor([1.0, 0.5, 1.0, 0.0]), torch.tensor([1, 1, 2, 0]), 2)
+    assert found.tolist() == [0.0, 0.0, -2.0]
+
+
 def test_a_row_without_pairs_gives_nothing() -> None:
     pair, count = numbered_from_1(torch.tensor([0, 1, 3, 1]))
     assert (pair.tolist(), count) == ([0, 1, 2, 1], 2)

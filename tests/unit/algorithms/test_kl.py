@@ -80,7 +80,9 @@ def test_a_loss_and_its_metric_without_the_coefficient() -> None:
         ("cosine", KLState(start=0.1, end=0.3, done=0.25), 0.129289),
         ("cosine", KLState(start=0.1, end=0.3, done=0.5), 0.2),
         ("accuracy", KLState(start=0.001, end=0.041, done=0.9, accuracy=0.75), 0.031),
+        ("accuracy", KLState(start=0.001, end=0.041, done=0.9), 0.001),
         ("adaptive", KLState(start=0.1, target=0.01), 0.1),  # the first step
+        ("adaptive", KLState(start=0.1, last=0.2, target=0.01), 0.1),  # nothing was measured
         ("adaptive", KLState(start=0.5, last=0.1, last_kl=0.02, target=0.01), 0.102),
         ("adaptive", KLState(start=0.5, last=0.1, last_kl=0.0101, target=0.01), 0.1001),
         ("adaptive", KLState(start=0.5, last=0.1, last_kl=0.0, target=0.01, gain=0.5), 0.09),

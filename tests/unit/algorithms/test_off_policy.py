@@ -38,6 +38,12 @@ def test_the_bounds_themselves_are_inside() -> None:
     assert mask(weight, 0.5, 2.0).tolist() == pytest.approx([0, 0.5, 2, 0])
 
 
+def test_by_default_no_weight_is_too_small() -> None:
+    tokens, _ = tokens_of([[0.0]], [1.0])
+    out = policy_loss(tokens, Objective(correction="token_mask"), tokens.old + 2.0)
+    assert out.metrics["off_policy/weight"] == pytest.approx(0.135335, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", sorted(CORRECTIONS))
 def test_nothing_changes_where_the_policies_agree(name: str) -> None:
     tokens, _ = tokens_of([[0.1, -0.3], [0.2]], [1.0, -1.0])

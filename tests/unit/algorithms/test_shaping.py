@@ -106,6 +106,11 @@ def test_a_bonus_makes_no_reward_of_one_that_does_not_apply() -> None:
     assert shaped.scores[1] == bare
 
 
+def test_a_change_without_a_bonus_adds_nothing() -> None:
+    group = scored([1, 0])
+    assert apply(group, Change(into="accuracy"), "some", 1.0) == group
+
+
 def test_a_bonus_is_for_what_is_over_the_threshold() -> None:
     change = temporal_bonus(scored([0.5, 0.6], [0.0, 0.0]), threshold=0.5)
     assert [bonus > 0 for bonus in change.bonus] == [False, True]
@@ -275,10 +280,12 @@ def test_two_answer_blocks_in_two_turns_are_cleaner_than_in_one() -> None:
         group = replace(group, rollouts=(first, replace(second, segments=segments), third))
         keep = resample_correct(group, keep=2, min_right=1, min_wrong=1).keep
         assert [place for place in (0, 1) if keep[place]] == [kept]
+    tie = resample_correct(scored([1.0, 1.0, 0.0], texts=[three, NONE, NONE]), keep=2, min_right=1, min_wrong=1)
+    assert tie.keep == (True, False, True), "more blocks than turns cost no more than none"
 
 
 def test_a_group_that_is_too_small_or_not_wholly_scored_is_left_as_it_is() -> None:
-    assert resample_correct(scored([1.0, 0.0]), keep=2) == Change()
+    assert resample_correct(scored([1.0, 0.0]), keep=2, min_right=1, min_wrong=1) == Change()
     assert resample_correct(scored([1.0, 0.0, None, 1.0]), keep=2) == Change()
     assert resample_correct(scored([1.0, 0.0, 0.0, 1.0]), keep=2) == Change(), "1 and 1: fewer than min_ of both"
 

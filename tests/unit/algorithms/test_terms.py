@@ -67,6 +67,17 @@ def test_the_factor_is_of_each_answer() -> None:
     assert gradient("imitation", given, by_entropy=True).tolist() == pytest.approx(expected)
 
 
+def test_what_has_no_weight_is_not_in_the_entropy_of_its_answer() -> None:
+    given = row([-1.0, -1.0, -1.0])
+    given = replace(
+        given,
+        entropy=torch.tensor([0.5, 1.5, 9.0]).double(),
+        weight=torch.tensor([0.25, 0.75, 0.0]).double(),
+        answer=torch.ones(3, dtype=torch.int64),
+    )
+    assert given.answer_entropy().tolist() == [1, 1, 1], "the mean, whatever the weights are"
+
+
 def test_demonstrations_join_the_statistics_of_srft() -> None:
     def advantages(rewards: list[float]) -> list[float]:
         total_NG = torch.tensor([rewards]).double()
@@ -179,6 +190,12 @@ def test_nothing_is_distilled_where_the_teacher_is_not_asked() -> None:
     assert out.loss == 0
     assert torch.autograd.grad(out.loss, logits)[0].abs().max() == 0
     assert out.metrics["taught"] == 0
+
+
+def test_tokens_without_a_row_of_the_teacher_are_counted() -> None:
+    given = row([-1.0] * 4, unreadable=[1.0, 1.0, 1.0, 0.0], taught=[1.0] * 4)
+    metrics = LOSSES["distill"](given, options("distill", estimator="k1")).metrics
+    assert (metrics["unreadable"], metrics["taught"]) == pytest.approx((0.75, 1.0))
 
 
 def test_perception_maximises_the_kl_to_the_policy_that_does_not_see() -> None:

@@ -1,4 +1,4 @@
-"""A real server on this machine that speaks OpenAI's chat completions, and misbehaves as it is told."""
+"""A real server on this machine: OpenAI's chat completions, or a reward service; it misbehaves as it is told."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ class JudgeServer:
     judgement: Judgement = honest
     answer: Callable[[list[Any]], str] | None = None
     """Instead of `judgement`: (messages) -> the whole reply."""
+    values: Callable[[dict[str, Any]], Any] | None = None
+    """Instead of completions, what a reward service says: (body) -> the reply."""
     troubles: list[str] = field(default_factory=list)
     """Taken from the front, one per request; then it answers."""
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -99,6 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif trouble:
             self._send(*TROUBLES[trouble])
+        elif self.judge.values is not None:
+            self._send(200, {}, json.dumps(self.judge.values(body)).encode())
         else:
             messages = body["messages"]
             given = self.judge.answer or (lambda asked: self.judge.judgement(asked[0]["content"], asked[1]["content"]))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmreason.rewards.boxes import Item, items_of, read_items, read_points
-from mmreason.rewards.notation import LONGEST, fenced, read_value
+from mmreason.rewards.notation import DEPTH, LONGEST, fenced, read_value
 
 CAT = Item(box=(10, 20, 30, 40), label="cat")
 DOG = Item(box=(50, 60, 70.5, 80), label="dog")
@@ -106,6 +106,13 @@ def test_values() -> None:
         [1, "b'c", [2], {"d": None, "e": True}],
         " f",
     )
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a": ', "}")])
+def test_values_are_read_so_deep(opening: str, closing: str) -> None:
+    read_value(f"{opening * DEPTH}1{closing * DEPTH}")
+    with pytest.raises(ValueError, match="unexpected"):
+        read_value(f"{opening * (DEPTH + 1)}1{closing * (DEPTH + 1)}")
 
 
 @settings(max_examples=300, deadline=None)

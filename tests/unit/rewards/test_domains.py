@@ -294,6 +294,8 @@ def test_guard() -> None:
     ]
     totals = [score.total for score in bind("guard", {})(question, rollouts)]
     assert totals == pytest.approx([0, -0.5 / 0.25, -1, -1 / 0.01])
+    (long,) = bind("guard", {"longest": 10})(question, [sampled("", 50)])
+    assert long.total == -1, "a length over 1 counts as 1"
     totals = [score.total for score in bind("guard", {"longest": 1000, "least": 0.5})(question, rollouts)]
     assert totals == pytest.approx([0, -2, -4, -4])
     with pytest.raises(RewardError, match="tokens"):

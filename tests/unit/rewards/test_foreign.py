@@ -9,8 +9,9 @@ from mmreason.config import RewardConfig, ScoringConfig
 from mmreason.errors import ConfigError, PluginError, RewardError
 from mmreason.rewards import bind
 from mmreason.rewards.base import TextRollout
+from mmreason.rewards.foreign import as_native
 from mmreason.rewards.pool import RewardPool
-from mmreason.types import MediaRef, Message, Rollout, Sample
+from mmreason.types import MediaRef, Message, Rollout, Sample, Score
 from tests.unit.rewards.helpers import sample
 
 TRL = r"""
@@ -203,6 +204,29 @@ def test_verl(files: Path) -> None:
         bind(f"{files}/verl.py:routed", {})
 
 
+def test_verl_functions_of_two_arguments() -> None:
+    def one(solution_str: str, ground_truth: str) -> float:
+        return float(solution_str == ground_truth)
+
+    def every(solution_strs: list[str], ground_truths: list[str]) -> list[float]:
+        return [float(text == gold) for text, gold in zip(solution_strs, ground_truths, strict=True)]
+
+    for function in (one, every):
+        scores = as_native(function, "own", {})(sample("4"), [Rollout(text="4"), Rollout(text="5")])
+        assert [score.total for score in scores] == [1, 0]
+
+
+def test_our_own_signatures_stay_whatever_else_they_take() -> None:
+    def single(sample: Sample, text: str, completions: int = 3) -> float:
+        return 1.0
+
+    def whole(question: Sample, rollouts: list[Rollout], completions: int = 3) -> list[Score]:
+        return [Score(total=1.0) for _ in rollouts]
+
+    assert as_native(single, "own", {}) is single
+    assert as_native(whole, "own", {}) is whole
+
+
 def test_verl_dicts_have_parts(files: Path) -> None:
     question = sample(4, source="geo", meta={"extra_info": {"split": "train"}})
     (score,) = bind(f"{files}/verl.py:compute_score", {"scale": 2.0})(question, [Rollout(text="is 4")])
@@ -223,6 +247,8 @@ def test_easyr1(files: Path) -> None:
         bind(f"{files}/batch.py:compute_score", {"limit": "x"})
     with pytest.raises(RewardError, match="response_length: tokens are counted where answers are sampled"):
         bind(f"{files}/batch.py:compute_score", {"limit": 5})(question, [Rollout(text="4")])
+    with pytest.raises(RewardError, match="response_length"):
+        bind(f"{files}/batch.py:compute_score", {"limit": 5})(question, [TextRollout(text="4")])
 
 
 def test_swift(files: Path) -> None:

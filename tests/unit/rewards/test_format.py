@@ -41,6 +41,7 @@ def test_cosmos_wants_exactly_two_newlines() -> None:
     for between, expected in [("\n\n", 1), ("\n", 0), (" ", 0), ("\n\n\n", 0)]:
         text = f"<think>a</think>{between}<answer>B</answer>"
         assert grade("format", sample(), text, variant="cosmos").total == expected
+    assert grade("format", sample(), TWO_ANSWERS.replace("</think>", "</think>\n\n"), variant="cosmos").total == 1
 
 
 def test_other_tags_and_own_pattern() -> None:

@@ -169,6 +169,8 @@ def test_samples_without_a_box_are_left_alone() -> None:
     ("box", "frame", "line"),
     [
         ((700, 500, 900, 900), "original_pixels", "(640 x 480 pixels); it looks like per_thousand"),
+        ((700, 10, 1000, 90), "original_pixels", "it looks like per_thousand"),
+        ((700, 10, 1001, 90), "original_pixels", "it looks like another frame, or another image"),
         ((1500, 10, 1600, 90), "original_pixels", "it looks like another frame, or another image"),
         ((200, 100, 300, 400), "unit", "it looks like per_thousand"),
         ((-30, 10, -5, 90), "original_pixels", "[-30, 10, -5, 90] in original_pixels is outside of its image"),

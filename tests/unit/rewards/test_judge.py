@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from mmreason.config import RewardConfig, ScoringConfig
-from mmreason.errors import ConfigError
+from mmreason.errors import ConfigError, RewardError
 from mmreason.rewards import bind, facts, verdict_cache
 from mmreason.rewards.base import BAD_GOLD
 from mmreason.rewards.judge_prompts import PROMPTS, escaped, prompt_hash, request
 from mmreason.rewards.pool import RewardPool
-from mmreason.rewards.remote import Unavailable, read_retry_after
+from mmreason.rewards.remote import Patience, Unavailable, jittered, read_retry_after
 from mmreason.types import MediaRef, Message, Rollout, Sample, Score
 from tests.unit.rewards.helpers import answered, sample
 from tests.unit.rewards.judge_server import JudgeServer, blocks_of, code_of, judge_server
@@ -239,6 +239,18 @@ def test_pauses_grow(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> No
     assert all(gap >= 0.05 * 2**index for index, gap in enumerate(gaps))
 
 
+def test_a_pause_is_half_to_whole() -> None:
+    pauses = [jittered(4.0) for _ in range(200)]
+    assert 2 <= min(pauses) < 2.5
+    assert 3.5 < max(pauses) <= 4
+
+
+def test_only_those_who_pause_have_time_for_an_outage() -> None:
+    given: dict[str, Any] = {"retries": 1, "request_s": 1.0, "deadline_s": 5.0, "outage_s": 7.0}
+    assert Patience(on_outage="pause", **given).longest_s == 12
+    assert Patience(on_outage="drop", **given).longest_s == 5
+
+
 def test_an_outage_drops_the_group_where_that_is_the_policy(server: JudgeServer) -> None:
     server.troubles = ["503"] * 100
     with pytest.raises(Unavailable, match=r"HTTP 503: starting; gave up after 3 tries \(on_outage: drop\)"):
@@ -353,6 +365,21 @@ def test_two_verdicts_in_one_folder_of_the_cache(tmp_path: Path) -> None:
     for key, verdict in (("ab1", "YES"), ("ab2", "NO")):
         verdict_cache.keep(where, key, verdict)
     assert [verdict_cache.look_up(where, key, ("YES", "NO")) for key in ("ab1", "ab2")] == ["YES", "NO"]
+
+
+def test_the_oldest_verdicts_go_first() -> None:
+    before = verdict_cache.MOST_IN_MEMORY
+    for number in range(before + 1):
+        verdict_cache.keep("memory", f"number {number}", "YES")
+    kept = [verdict_cache.look_up("memory", f"number {number}", ("YES",)) for number in (0, 1, before)]
+    assert kept == [None, "YES", "YES"]
+
+
+def test_a_folder_of_the_cache_that_cannot_be_written_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / "ab" / "ab1").mkdir(parents=True)
+    with pytest.raises(RewardError, match="a verdict cannot be written"):
+        verdict_cache.keep(str(tmp_path), "ab1", "YES")
+    assert [path.name for path in (tmp_path / "ab").iterdir()] == ["ab1"], "nothing half written stays"
 
 
 def test_failures_are_not_remembered(server: JudgeServer, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def test_a_large_assignment_takes_no_time() -> None:
         ([A, A, B], (51 + 50 * 2 / 3) / 101),
         ([(0, 0, 100, 72)], 0.5 * 51 / 101),  # found at IoU 0.5 to 0.7, five of ten
         ([], 0.0),
+        ([(0, 0, 50, 100)], 0.1 * 51 / 101),  # at IoU 0.5 exactly it is found
     ],
 )
 def test_average_precision(found: list[Corners], precision: float) -> None:

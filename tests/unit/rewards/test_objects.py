@@ -35,6 +35,7 @@ def reasoner(found: Any, golds: Any, **options: Any) -> Score:
         ([OTHER, thing()], [thing(), OTHER], 3),
         ([thing([140, 100, 240, 200], [160, 150])], [thing()], 1),  # IoU 0.43: only the point
         ([thing([110, 110, 210, 210], [160, 160])], [thing()], 2),  # corners off by 10 exactly
+        ([thing(point=[180, 150])], [thing()], 2),  # the point off by 30 exactly
         ([{"bbox_2d": BOX}], [thing()], 2),
         ([{"point_2d": POINT}], [thing()], 0),
         ([], [thing()], 0),

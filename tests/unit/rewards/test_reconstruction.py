@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmreason.errors import RewardError
 from mmreason.rewards import bind
 from mmreason.rewards.base import BAD_GOLD
 from mmreason.rewards.boxes import find_boxes
@@ -164,6 +165,11 @@ def test_what_cannot_be_asked_about_is_an_error(second: Callable[[str], JudgeSer
     for gold in ({"fear": 2.0}, {}, "fear", {"fear": 0.0}):
         (score,) = scores(judge, sample(None, golds={"distribution": gold}), ["x"], annotation="distribution")
         assert score.flags == {BAD_GOLD: True}
+    png = base64.b64decode("iVBORw0KGgo=")
+    for ref in (MediaRef(kind="video", data=png), MediaRef(kind="image", data=b"what?")):
+        question = sample(None, golds={"distribution": FEELINGS}, messages=(Message(role="user", content=(ref,)),))
+        with pytest.raises(RewardError, match="PNG, JPEG, GIF or WebP images only"):
+            scores(judge, question, ["x"], annotation="distribution")
     judge.troubles = ["400"]
     (score,) = scores(judge, sample(None, golds={"distribution": FEELINGS}), ["x"], annotation="distribution")
     assert score.total is None

@@ -232,7 +232,8 @@ def test_plan_format() -> None:
     odd = plan(executable_plan=["find a mug", {"action_id": 3, "action_name": "find a mug"}])
     assert grade("plan_prefix", question, odd).parts == {"prefix": 0, "format": 0.125 + 0.0625 + 0.125}
     for text in ("", "no plan", "[1]", "{", "[" * 100_000, '{"executable_plan": 7}'):
-        assert grade("plan_prefix", question, text).total == 0
+        score = grade("plan_prefix", question, text)
+        assert (score.total, score.flags) == (0, {"correct": False, "answered": False})
 
 
 # ---- mazes
@@ -263,6 +264,8 @@ def test_maze_path_options() -> None:
     assert value("maze_path", "maze", MAZE, "right down down up right down", shortest=True) == 0
     assert value("maze_path", "maze", "\n".join(MAZE), "right, down, up up", progress=0.4) == pytest.approx(0.1)
     assert value("maze_path", "maze", MAZE, "right down", progress=0.4) == pytest.approx(0.2)
+    corridor = [".SG"]
+    assert value("maze_path", "maze", corridor, "left", progress=0.4) == 0, "further away than the start"
     assert read_moves("The way: UP and rr") == ["the", "way", "up", "and", "right", "right"]
 
 

@@ -127,6 +127,7 @@ def test_reading_spans(text: str, spans: Any) -> None:
         ({}, {}, "expected [[start, end], ..]"),
         ({"spans": [[5, 1]]}, {}, "expected [[start, end], ..]"),
         ({"spans": [[1, 2, 3]]}, {}, "expected [[start, end], ..]"),
+        ({"spans": [[1, "2"]]}, {}, "expected [[start, end], ..]"),
         ({"spans": [[1, float("nan")]]}, {}, "expected [[start, end], ..]"),
         ({"spans": [[3, 3]]}, {}, "have no length"),
         ({"spans": "3 to 3"}, {}, "have no length"),
