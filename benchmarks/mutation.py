@@ -7,10 +7,10 @@
 
 mutants.py says what is changed. A mutant counts as found when a test fails, crashes or comes to no end; a test counts
 only if it passed with nothing changed. The change is made in place, and tests that run the changed function run, up to
-`--seconds` of processor: first those in files named alike, then the quick ones that run little else. What cannot be put in place
-is imported anew, and so is what survives outside of functions, where others may hold the old value. Tests left out can
-only make the result worse. A run that was stopped goes on with the same --out; lines about code that has changed since
-do not count.
+`--seconds` of processor: first those in files named alike, then the quick ones that run little else. What cannot be put
+in place is imported anew, and so is what survives outside of functions, where others may hold the old value. Tests left
+out can only make the result worse. A run that was stopped goes on with the same --out; lines about code that has
+changed since do not count.
 """
 
 from __future__ import annotations
