@@ -55,7 +55,8 @@ def test_yaml_of_the_data_page_is_a_data_section() -> None:
 
 def test_the_readme_counts_what_there_is() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for many, what in ((REWARDS, "of them"), (ADVANTAGES, "advantages"), (CLIPS, "clips"), (KL_ESTIMATORS, "KL estimators")):
+    counts = {"of them": REWARDS, "advantages": ADVANTAGES, "clips": CLIPS, "KL estimators": KL_ESTIMATORS}
+    for what, many in counts.items():
         assert f"{len(many)} {what}" in text
 
 
