@@ -57,6 +57,14 @@ class LocalOptions(VllmOptions):
 
     sleep: bool = True
     """On a GPU: give the engine's memory back while the model is trained."""
+    offload_optimizer: bool = False
+    """On a GPU: keep AdamW's moments in the host's memory while the engine is awake."""
+
+    @model_validator(mode="after")
+    def _room_is_made_for_an_engine_that_sleeps(self) -> LocalOptions:
+        if self.offload_optimizer and not self.sleep:
+            raise ValueError("offload_optimizer: true needs sleep: true; an engine that never sleeps keeps its memory")
+        return self
 
 
 class ServerOptions(VllmOptions):

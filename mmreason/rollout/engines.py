@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import torch
+
 from mmreason.config import RunConfig
 from mmreason.errors import ConfigError
 from mmreason.policy.policy import Policy
@@ -25,10 +27,11 @@ def rollout_engine(
     *,
     rank: int = 0,
     gather: Gather = lambda value: [value],
+    optimizer_to: Callable[[torch.device], None] = lambda device: None,
 ) -> AnswerEngine:
     """Raises ConfigError where vLLM is needed and not installed. samples: whose prompts it will be asked.
 
-    rank, gather: of the run's processes, which share its servers.
+    rank, gather: of the run's processes, which share its servers. optimizer_to: moves the optimizer's state.
     """
     rollout = config.rollout
     require_vllm(rollout.engine)
@@ -50,4 +53,4 @@ def rollout_engine(
             f"rollout.engine: vllm, but the run has {count} processes, and an engine in each was never tried; use "
             "rollout.engine: server, which all of them ask"
         )
-    return VLLMEngine(policy, decoder, arguments, options, say)
+    return VLLMEngine(policy, decoder, arguments, options, say, optimizer_to)

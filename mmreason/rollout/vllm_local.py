@@ -40,7 +40,7 @@ ENVIRONMENT = {
 class VLLMEngine(AnswerEngine):
     """Samples with vLLM from a policy's weights. See `rollout.base.Engine`.
 
-    arguments: of `vllm.LLM`, as `vllm_setup.engine_arguments` makes them.
+    arguments: of `vllm.LLM`, as `vllm_setup.engine_arguments` makes them. optimizer_to: moves the optimizer's state.
     """
 
     def __init__(
@@ -50,8 +50,10 @@ class VLLMEngine(AnswerEngine):
         arguments: Mapping[str, Any],
         options: LocalOptions,
         say: Callable[[str], None] = lambda line: None,
+        optimizer_to: Callable[[torch.device], None] = lambda device: None,
     ) -> None:
         self.policy, self.decoder, self.options, self.say = policy, decoder, options, say
+        self._optimizer_to = optimizer_to
         self.canary = Canary(policy, gap=max(1e-3, 10 * options.logprob_gap))
         self._arguments = dict(arguments)
         self._llm: Any = None
@@ -91,6 +93,8 @@ class VLLMEngine(AnswerEngine):
         """Give the GPU's memory back until the next answers are wanted."""
         if self._llm is not None and self._sleeps and not self._llm.llm_engine.is_sleeping():
             self._llm.sleep(level=1)
+        if self.options.offload_optimizer:
+            self._optimizer_to(self.policy.device)
 
     def close(self) -> None:
         """The engine stays open for the process's next run, without a GPU's memory."""
@@ -101,11 +105,17 @@ class VLLMEngine(AnswerEngine):
         return self.options.sleep and self.policy.device.type == "cuda"
 
     def _wake(self) -> None:
+        self._make_room()
         if self._sleeps and self._llm.llm_engine.is_sleeping():  # also where an earlier run left it so
             self._llm.wake_up()
 
+    def _make_room(self) -> None:
+        if self.options.offload_optimizer:
+            self._optimizer_to(torch.device("cpu"))
+
     def _open(self) -> Any:
         if self._llm is None:
+            self._make_room()
             self._llm = opened(self._arguments, self.options.start_s, self.say)
             self._llm.collective_rpc("use_trainer_positions", args=(rules_text(self.policy.rules),))
         return self._llm

@@ -107,6 +107,16 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def move_optimizer_state(self, device: torch.device) -> None:
+        """Where AdamW's two moments are kept: on the host while something else needs the GPU, back before `step`."""
+        inner = self.optimizer
+        while not isinstance(inner, torch.optim.AdamW):  # accelerate's and DeepSpeed's wrappers
+            inner = inner.optimizer
+        for state in inner.state.values():
+            for key in ("exp_avg", "exp_avg_sq"):
+                if key in state:
+                    state[key].data = state[key].data.to(device)  # the same tensor, as DeepSpeed refers to it elsewhere
+
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
         """Add up each value over all processes. Every process must give the same keys."""
         if self.world == 1:

@@ -72,8 +72,16 @@ class Run:
         self.pipeline = MediaPipeline(config.media, traits, self.policy.processor, config.data.media_root)
         policy = self.policy
         self.encoder = Encoder(policy.processor, policy.tokenizer, policy.rules, self.pipeline, config.data)
-        asked, rank, gather = [*samples, *eval_samples], self.engine.rank, self.engine.gather
-        self.rollouts = rollout_engine(config, policy, self.encoder, asked, self._say, rank=rank, gather=gather)
+        self.rollouts = rollout_engine(
+            config,
+            policy,
+            self.encoder,
+            [*samples, *eval_samples],
+            self._say,
+            rank=self.engine.rank,
+            gather=self.engine.gather,
+            optimizer_to=self.engine.move_optimizer_state,
+        )
         # SFT needs no reward to train, but its evaluations have to tell right from wrong.
         self.rewards = RewardPool(config.rewards or (RewardConfig(name="accuracy"),), config.scoring)
         # What was noted after the checkpoint is forgotten, so that the steps are made again as they were.
