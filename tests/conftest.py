@@ -24,11 +24,10 @@ settings.register_profile("mmreason", deadline=None)  # a busy machine must not 
 settings.load_profile("mmreason")
 
 
-LONGEST = ("processes", "integration/test_demo", "integration/test_smokes", "integration/")
+LONGEST = ("processes", "vllm", "integration/test_demo", "integration/test_smokes", "integration/")
 """What the names of groups of tests begin with that take longest, the longest first."""
 
 
-@pytest.hookimpl(tryfirst=True)
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file is a group, which one worker runs, so that its fixtures are made once; the longest groups go first, so
