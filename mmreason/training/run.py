@@ -34,7 +34,7 @@ from mmreason.processors.pipeline import MediaPipeline
 from mmreason.processors.quarantine import Quarantine
 from mmreason.rewards import facts
 from mmreason.rewards.pool import RewardPool
-from mmreason.rollout.base import SamplingParams
+from mmreason.rollout.base import AnswerEngine, SamplingParams
 from mmreason.rollout.engines import rollout_engine
 from mmreason.training import checkpoint
 from mmreason.training.beside import Beside
@@ -72,16 +72,7 @@ class Run:
         self.pipeline = MediaPipeline(config.media, traits, self.policy.processor, config.data.media_root)
         policy = self.policy
         self.encoder = Encoder(policy.processor, policy.tokenizer, policy.rules, self.pipeline, config.data)
-        self.rollouts = rollout_engine(
-            config,
-            policy,
-            self.encoder,
-            [*samples, *eval_samples],
-            self._say,
-            rank=self.engine.rank,
-            gather=self.engine.gather,
-            optimizer_to=self.engine.move_optimizer_state,
-        )
+        self.rollouts = self._open_rollouts([*samples, *eval_samples])
         # SFT needs no reward to train, but its evaluations have to tell right from wrong.
         self.rewards = RewardPool(config.rewards or (RewardConfig(name="accuracy"),), config.scoring)
         # What was noted after the checkpoint is forgotten, so that the steps are made again as they were.
@@ -119,6 +110,18 @@ class Run:
             self.log.trackers = Trackers(
                 config.train.trackers, self.run_dir, leaf_values(config), step=self.step, resumed=resumed is not None
             )
+
+    def _open_rollouts(self, samples: Sequence[Sample]) -> AnswerEngine:
+        return rollout_engine(
+            self.config,
+            self.policy,
+            self.encoder,
+            samples,
+            self._say,
+            rank=self.engine.rank,
+            gather=self.engine.gather,
+            optimizer_to=self.engine.move_optimizer_state,
+        )
 
     def _open_feed(self, samples: Sequence[Sample], order: Order) -> Feed:
         return Feed(
