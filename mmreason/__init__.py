@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from mmreason.checking import CheckReport
@@ -78,19 +78,20 @@ def evaluate(
     out: str | Path | None = None,
     fresh: bool = False,
     views: Sequence[str] = (),
+    engine: Literal["hf", "vllm"] = "hf",
 ) -> Evaluation:
     """`mmreason eval`: answer `data.eval`; the result prints as a table and has `metrics` and `result.rows`.
 
     `model`: a checkpoint other than `model.path`. `out`: folder of eval.jsonl and eval.json, other than run_dir.
     `fresh`: ask questions that are answered there again. `views`: ask also with media changed ("none", "shuffled",
-    "blank", "noise", "muted"), to tell how much of the accuracy comes from them.
+    "blank", "noise", "muted"), to tell how much of the accuracy comes from them. `engine`: our decode loop, or vLLM.
     """
     from mmreason.config import load_config
 
     checked = load_config(config, overrides)
     from mmreason.evaluation.verb import evaluate_config
 
-    return evaluate_config(checked, model=model, out=out, fresh=fresh, views=views)
+    return evaluate_config(checked, model=model, out=out, fresh=fresh, views=views, engine=engine)
 
 
 def sample(

@@ -159,6 +159,7 @@ def _add_verbs_of_a_config(verbs: argparse._SubParsersAction[argparse.ArgumentPa
     evaluation.add_argument("--model", metavar="FOLDER", type=Path, help="evaluate this, not the config's model.path")
     evaluation.add_argument("--out", metavar="FOLDER", type=Path, help="write eval.jsonl here, not to run_dir")
     evaluation.add_argument("--fresh", action="store_true", help="ask every question again")
+    evaluation.add_argument("--engine", choices=("hf", "vllm"), default="hf", help="our own loop (default), or vLLM")
     evaluation.add_argument("--views", metavar="LIST", default="", help="also with media changed, to tell what "
                             "they are worth: none, shuffled, blank, noise, muted, or several: none,muted")  # fmt: skip
     evaluation.set_defaults(verb=_eval)
@@ -278,9 +279,10 @@ def _eval(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, args.overrides)
     views = [name.strip() for name in args.views.split(",") if name.strip()]
+    given = {name: getattr(args, name) for name in ("model", "out", "fresh", "engine")}
     _quiet_libraries()
     with _sigterm_exits():
-        found = mmreason.evaluate(config, model=args.model, out=args.out, fresh=args.fresh, views=views)
+        found = mmreason.evaluate(config, views=views, **given)
     if found.is_main:
         _show(found)
     return 0

@@ -220,8 +220,8 @@ class RewardPool:
 
     def _lose(self, worker: _Worker, task: _Scoring, why: str) -> None:
         """A worker hangs or is gone: its first job failed, the others are given to another worker."""
-        replacement = self._replace(worker)
-        self._workers[self._workers.index(worker)] = replacement
+        index = self._workers.index(worker)  # fails where the pool was closed meanwhile: then nothing is started
+        self._workers[index] = self._replace(worker)
         status = worker.process.returncode
         if not worker.ready:
             raise RewardError(f"a reward worker did not start within {START_S:g} s, or died (exit status {status})")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmreason.config import RunConfig
 from mmreason.errors import DataError, MMReasonError
-from mmreason.evaluation.verb import Parts, opened_parts, sampling_engine
+from mmreason.evaluation.verb import Parts, answered_by, opened_parts, sampling_engine
 from mmreason.rollout.base import SamplingParams, cut
 from mmreason.training.watch import watching
 from mmreason.types import Rollout, Sample, Segment
@@ -104,7 +104,7 @@ def _rollout(parts: Parts, ids: Tensor, params: SamplingParams) -> Rollout:
 
 def _ended(parts: Parts, ids: Tensor, params: SamplingParams) -> bool:
     text = parts.encoder.text(ids)
-    return int(ids[-1]) in parts.decoder.policy.end_ids or any(mark in text for mark in params.stop)
+    return int(ids[-1]) in parts.policy.end_ids or any(mark in text for mark in params.stop)
 
 
 # ---- over all answers, kept as they come
@@ -119,7 +119,7 @@ def find_critical(config: RunConfig, answers: Sequence[Answered], file: Path, mo
     known: dict[str, Spans] = engine.gather(_read(file, key) if engine.is_main else {})[0]
     missing = [answered for answered in answers if name_of(answered) not in known]
     if missing:
-        with watching(config.train.timeout_s) as watch, opened_parts(config, engine) as parts:
+        with watching(config.train.timeout_s) as watch, opened_parts(answered_by(config, "hf"), engine) as parts:
             for start in range(0, len(missing), engine.world):
                 watch.enter(f"critical tokens, answer {start} of {len(missing)}")
                 mine = missing[start : start + engine.world][engine.rank :: engine.world]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -22,17 +22,19 @@ from mmreason.errors import ConfigError, MMReasonError
 from mmreason.evaluation import EvalResult, EvalRow, ScoreGroups, evaluate
 from mmreason.evaluation.dependence import dependence, dependence_lines
 from mmreason.evaluation.file import EvalFile, settings_of
-from mmreason.policy.policy import load_policy
+from mmreason.policy.policy import Policy, load_policy
 from mmreason.processors.pipeline import MediaPipeline
 from mmreason.processors.views import VIEWS, applies
 from mmreason.rewards import check_rewards
 from mmreason.rewards.pool import RewardPool
-from mmreason.rollout.base import SamplingParams
-from mmreason.rollout.hf import HFEngine
+from mmreason.rollout.base import AnswerEngine, SamplingParams
+from mmreason.rollout.engines import rollout_engine
+from mmreason.rollout.vllm_setup import require_vllm
 from mmreason.training.engine import Engine
 from mmreason.training.watch import Watch, watching
 from mmreason.types import Sample, View
 
+EngineName = Literal["hf", "vllm"]
 VOTING_OPTIONS = ("task", "require_tags", "rel_tol")
 """Options of accuracy that say which answers are the same."""
 
@@ -70,22 +72,25 @@ def evaluate_config(
     views: Sequence[str] = (),
     sampled: bool = False,
     samples: Sequence[Sample] | None = None,
+    engine: EngineName = "hf",
 ) -> Evaluation:
     """Evaluate `model` (default: `model.path`) on `data.eval`; write eval.jsonl and eval.json to `out` (run_dir).
 
     Questions that are in eval.jsonl already are not asked again. `views`: also with the media changed in these ways
     (processors/views.py), to tell how much of the accuracy comes from them. `sampled`: a lone answer is sampled, too.
-    `samples`: ask these instead of `data.eval`. Raises ConfigError (no eval data; no such view; eval.jsonl holds
-    answers under other settings, and not `fresh`), DataError, ModelError, RewardError.
+    `samples`: ask these instead of `data.eval`. `engine`: who answers. Raises ConfigError (no eval data; no such view;
+    eval.jsonl holds answers under other settings, and not `fresh`; no vLLM), DataError, ModelError, EngineError,
+    RewardError.
     """
     if not config.data.eval:
         raise ConfigError("data.eval: empty; name at least one data file")
+    require_vllm(engine)
     check_rewards(config.rewards)
     chosen = _checked_views(views)
     config = with_model(config, model)
     asked = load_all(config.data, "eval") if samples is None else list(samples)
     with watching(config.train.timeout_s) as watch:
-        return _evaluate(config, asked, Path(out or config.run_dir), fresh, chosen, watch, sampled)
+        return _evaluate(config, asked, Path(out or config.run_dir), fresh, chosen, watch, sampled, engine)
 
 
 def with_model(config: RunConfig, model: str | Path | None) -> RunConfig:
@@ -110,6 +115,7 @@ def _evaluate(
     views: Sequence[View],
     watch: Watch,
     sampled: bool,
+    answering: EngineName,
 ) -> Evaluation:
     engine = sampling_engine(config)
     settings = settings_of(config, samples)
@@ -122,7 +128,8 @@ def _evaluate(
         if engine.is_main:
             files["ordered"].write_numbers(None)
         total, done = sum(map(len, asked.values())), sum(map(len, known.values()))
-        with _opened(config, engine, sampled) as answer, _progress(total, done, engine.is_main) as bar:
+        opened = _opened(answered_by(config, answering), engine, samples, sampled)
+        with opened as answer, _progress(total, done, engine.is_main) as bar:
             for view, part in _rounds(missing, config, engine.world):
                 watch.enter(f"round at {bar.n} of {total}")
                 rows = _in_order(engine.gather(answer(part[engine.rank :: engine.world], view)))
@@ -138,6 +145,13 @@ def _evaluate(
     if engine.is_main:
         file.write_numbers(found.metrics)
     return found
+
+
+def answered_by(config: RunConfig, engine: EngineName) -> RunConfig:
+    """The config with this rollout engine; options of another one are left out."""
+    options = config.rollout.options if config.rollout.engine == engine else {}
+    rollout = config.rollout.model_copy(update={"engine": engine, "options": options})
+    return config.model_copy(update={"rollout": rollout})
 
 
 def sampling_engine(config: RunConfig) -> Engine:
@@ -175,10 +189,10 @@ def _in_order(parts: Sequence[EvalResult]) -> list[EvalRow]:
 
 
 @contextmanager
-def _opened(config: RunConfig, engine: Engine, sampled: bool) -> Iterator[Any]:
+def _opened(config: RunConfig, engine: Engine, asked: Sequence[Sample], sampled: bool) -> Iterator[Any]:
     """A function from samples and a view to their EvalResult, with model, workers and rewards behind it."""
     n = config.eval.n
-    with opened_parts(config, engine) as parts, ExitStack() as stack:
+    with opened_parts(config, engine, asked) as parts, ExitStack() as stack:
         params = replace(parts.params, greedy=n == 1 and not sampled)
         vote = stack.enter_context(_voters(config)).score if n > 1 else None
 
@@ -192,16 +206,17 @@ def _opened(config: RunConfig, engine: Engine, sampled: bool) -> Iterator[Any]:
 class Parts:
     """What answers and scores, open."""
 
+    policy: Policy
     encoder: Encoder
-    decoder: HFEngine
+    decoder: AnswerEngine
     score: ScoreGroups
     params: SamplingParams
     """As the config has them, sampled."""
 
 
 @contextmanager
-def opened_parts(config: RunConfig, engine: Engine) -> Iterator[Parts]:
-    """The config's model, media workers and rewards."""
+def opened_parts(config: RunConfig, engine: Engine, asked: Sequence[Sample] = ()) -> Iterator[Parts]:
+    """The config's model, rollout engine, media workers and rewards. asked: what the engine will be asked."""
     policy = load_policy(config.model, engine.device, trained=False)
     traits = policy.family.traits(policy.base.config)
     rollout = config.rollout
@@ -218,8 +233,10 @@ def opened_parts(config: RunConfig, engine: Engine) -> Iterator[Parts]:
         encoder = Encoder(policy.processor, policy.tokenizer, policy.rules, pipeline, config.data)
         rewards = config.rewards or (RewardConfig(name="accuracy"),)
         score = stack.enter_context(RewardPool(rewards, config.scoring)).score
-        decoder = HFEngine(policy, encoder, rollout.max_rows)
-        yield Parts(encoder=encoder, decoder=decoder, score=score, params=params)
+        decoder = rollout_engine(config, policy, encoder, asked, _say, rank=engine.rank, gather=engine.gather)
+        stack.callback(decoder.close)
+        decoder.take_weights(0)  # an open vLLM may have another run's
+        yield Parts(policy=policy, encoder=encoder, decoder=decoder, score=score, params=params)
 
 
 def _voters(config: RunConfig) -> RewardPool:
@@ -235,6 +252,10 @@ def _voters(config: RunConfig) -> RewardPool:
     ]
     scoring = ScoringConfig(workers=config.scoring.workers, deadline_s=config.scoring.deadline_s, combine="first")
     return RewardPool(voters, scoring)
+
+
+def _say(line: str) -> None:
+    print(f"eval: {line}", file=sys.stderr, flush=True)
 
 
 def _progress(total: int, done: int, active: bool) -> Any:

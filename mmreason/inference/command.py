@@ -16,13 +16,14 @@ def add_infer(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> arg
                        "input), rows with questions (.jsonl, .parquet), or one media file")  # fmt: skip
     infer.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. media.video_max_frames=16")
     infer.add_argument("--model", metavar="PATH", required=True)
-    infer.add_argument("--prompt", metavar="TEXT", help="what to ask; fields: {name} {stem} {folder} {path} {kind} "
-                       "{meta.KEY}")  # fmt: skip
+    infer.add_argument("--prompt", metavar="TEXT", help="what to ask; fields: {name} {stem} {extension} "
+                       "{size} {kind} {folder} {path} {meta.KEY}")  # fmt: skip
     infer.add_argument("--prompt-file", metavar="FILE", type=Path, help="the same from a file")
     infer.add_argument("--out", metavar="FILE", required=True, help="results: .jsonl, .parquet or .csv")
     infer.add_argument("--overwrite", action="store_true", help="begin again where --out exists")
     infer.add_argument("--resume", action="store_true", help="go on where --out exists; always done, if the settings "
                        "match")  # fmt: skip
+    infer.add_argument("--retry-errors", action="store_true", help="ask again about items whose row is an error")
     infer.add_argument("--gallery", metavar="FILE.html", help="at the end, one page of all answers beside their media; "
                        "opens anywhere")  # fmt: skip
     infer.add_argument("--config", metavar="RUN.yaml", help="system message, suffix, media and rollout as in this run")

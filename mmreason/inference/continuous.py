@@ -6,9 +6,8 @@ the tensors that the decode loop would get, and the same banned ids, so that gre
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,24 +16,19 @@ from transformers import PreTrainedConfig
 
 from mmreason.config import RunConfig
 from mmreason.config.engines import LocalOptions
-from mmreason.errors import ModelError
+from mmreason.errors import EngineError
 from mmreason.inference.generate import Finished, Text, seeds_of
 from mmreason.inference.prepare import Ready
 from mmreason.policy.families import Family
+from mmreason.rollout import vllm_local
 from mmreason.rollout.base import SamplingParams, TextDecoder, cut
 from mmreason.rollout.vllm_inputs import engine_input
 from mmreason.rollout.vllm_params import request_params
-from mmreason.rollout.vllm_worker import WORKER, rules_text
+from mmreason.rollout.vllm_setup import engine_arguments
+from mmreason.rollout.vllm_worker import rules_text
 
 GPU_MEMORY = 0.9
 """Share of a GPU that the engine takes where no `rollout.options` say otherwise: nothing else runs here."""
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # an engine process would outlive ours when that is killed
-    "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # of our own calls to the worker, in this process
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # readers would inherit the one core that the engine is bound to
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-}
 
 
 @dataclass(slots=True)
@@ -109,7 +103,7 @@ class ContinuousBatching:
 
     def close(self) -> None:
         """Give memory and processes back."""
-        self._engine.engine_core.shutdown()
+        vllm_local.close()
 
     def _note(self, output: Any) -> None:
         serial, _, index = output.request_id.partition("-")[0].partition("/")
@@ -136,44 +130,28 @@ class ContinuousBatching:
         return VllmParams(**values)
 
 
-def start_vllm(config: RunConfig, family: Family, model: PreTrainedConfig, longest: int, n: int) -> Any:
-    """A `vllm.LLM` in this process. longest: tokens of an answer. Raises ModelError where it does not start."""
+def start_vllm(
+    config: RunConfig,
+    family: Family,
+    model: PreTrainedConfig,
+    longest: int,
+    most: Mapping[str, int],
+    say: Callable[[str], None] = lambda line: None,
+) -> Any:
+    """A `vllm.LLM` in this process, with the checkpoint's weights: the one that is open, if it is the same.
+
+    longest: tokens of an answer; most: kind of media -> items of it in one prompt. Raises EngineError.
+    """
     given = config.rollout.options if config.rollout.engine == "vllm" else {"gpu_memory": GPU_MEMORY}
-    options = LocalOptions.model_validate(given)
-    on_gpu = torch.cuda.is_available()
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if options.kv_cache_gb is not None and not on_gpu:
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(options.kv_cache_gb)))
+    options = LocalOptions.model_validate({**given, "sleep": False})
     length = options.max_model_len or config.data.max_prompt_tokens + longest
     length = min(length, getattr(model.get_text_config(), "max_position_embeddings", length))
-    from vllm import LLM
-
+    dtype = config.model.dtype if options.dtype == "auto" else options.dtype
+    options = options.model_copy(update={"max_model_len": length, "dtype": dtype})
+    arguments = engine_arguments(config, family, options, "cuda" if torch.cuda.is_available() else "cpu", most)
     try:
-        llm = LLM(**_arguments(config, options, length, n, on_gpu=on_gpu))
-    except (ValueError, RuntimeError, NotImplementedError, OSError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{config.model.path}: vLLM cannot open it ({line}); --engine hf is our own loop") from error
+        llm = vllm_local.opened_anew(arguments, options.start_s, say)
+    except EngineError as error:
+        raise EngineError(f"{error}; --engine hf is our own loop") from error
     llm.collective_rpc("use_trainer_positions", args=(rules_text(family.rules(model)),))
     return llm
-
-
-def _arguments(config: RunConfig, options: LocalOptions, length: int, n: int, *, on_gpu: bool) -> dict[str, Any]:
-    return dict(
-        model=config.model.path,
-        revision=config.model.revision,
-        trust_remote_code=config.model.trust_remote_code,
-        dtype=config.model.dtype if options.dtype == "auto" else options.dtype,
-        max_model_len=length,
-        max_num_batched_tokens=max(8192, length),  # an item is computed in one piece
-        max_num_seqs=config.rollout.max_rows,
-        enforce_eager=not on_gpu if options.eager is None else options.eager,
-        gpu_memory_utilization=options.gpu_memory,
-        tensor_parallel_size=options.tensor_parallel,
-        enable_prefix_caching=n > 1,  # else every prompt is there once
-        mm_processor_cache_gb=0,  # every file is there once; what n answers share is in the engine meanwhile
-        mm_device_do_normalize=False,  # our pixels are normalised
-        generation_config="vllm",  # nothing from the checkpoint: every parameter is given with each request
-        skip_mm_profiling=not on_gpu,  # it measures a GPU's memory
-        worker_extension_cls=WORKER,
-    )

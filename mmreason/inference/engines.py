@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.util import find_spec
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
 from mmreason.config import MediaConfig, RunConfig
+from mmreason.config.engines import VLLM_VERSION, vllm_missing
 from mmreason.encode import Encoder
 from mmreason.errors import ConfigError
 from mmreason.inference.generate import DecodeLoop, Generator
@@ -18,6 +18,8 @@ from mmreason.policy.front import load_front
 from mmreason.policy.policy import banned_ids, end_ids, load_policy
 from mmreason.processors.pipeline import MediaPipeline
 from mmreason.rollout.hf import HFEngine
+
+MISSING = f"vLLM {VLLM_VERSION} is not installed"
 
 
 class Front:
@@ -43,35 +45,43 @@ class Front:
 
 def engine_of(options: InferOptions) -> str:
     """ "hf" or "vllm". Raises ConfigError: vLLM is asked for, by name or by structured output, and is not there."""
-    installed = find_spec("vllm") is not None
+    installed = vllm_missing("vllm") is None
     if options.engine == "vllm" and not installed:
-        raise ConfigError("--engine vllm: vLLM is not installed; pip install 'mmreason[vllm]', or --engine hf")
+        raise ConfigError(f"--engine vllm: {MISSING}; pip install 'mmreason[vllm]', or --engine hf")
     name = ("vllm" if installed else "hf") if options.engine == "auto" else options.engine
     if name == "hf" and options.guide:
         raise ConfigError("--json-schema, --regex: only vLLM can hold answers to them; install it, or leave them out")
     return name
 
 
-def open_generator(front: Front, options: InferOptions, config: RunConfig, say: Callable[[str], None]) -> Generator:
-    """Who answers; one line says it. Raises ModelError."""
+def longest_prompt_and_answer(front: Front, options: InferOptions, config: RunConfig) -> int | None:
+    """Tokens that the engine takes; None: nothing says so."""
+    own = getattr(front.model.get_text_config(), "max_position_embeddings", None)
+    given = config.rollout.options.get("max_model_len") if engine_of(options) == "vllm" else None
+    return min((most for most in (own, given) if most is not None), default=None)
+
+
+def open_generator(
+    front: Front, options: InferOptions, config: RunConfig, most: Mapping[str, int], say: Callable[[str], None]
+) -> Generator:
+    """Who answers; one line says it. most: kind of media -> items in one prompt. Raises ModelError, EngineError."""
     if engine_of(options) == "vllm":
-        return _vllm(front, options, config, say)
+        return _vllm(front, options, config, most, say)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    why = "" if options.engine == "hf" else " (vLLM is not installed)"
+    why = "" if options.engine == "hf" else f" ({MISSING})"
     say(f"infer: our own decode loop on {device}{why}")
     policy = load_policy(config.model, device, trained=False)
     engine = HFEngine(policy, front.encoder, config.rollout.max_rows)
     return DecodeLoop(engine, options.params(config), options.n, options.seed)
 
 
-def _vllm(front: Front, options: InferOptions, config: RunConfig, say: Callable[[str], None]) -> Generator:
+def _vllm(
+    front: Front, options: InferOptions, config: RunConfig, most: Mapping[str, int], say: Callable[[str], None]
+) -> Generator:
     from mmreason.inference.continuous import start_vllm
 
-    params = options.params(config)
-    llm = start_vllm(config, front.family, front.model, params.max_new_tokens, options.n)
-    import vllm
-
-    say(f"infer: vLLM {vllm.__version__}")
+    longest = options.params(config).max_new_tokens
+    llm = start_vllm(config, front.family, front.model, longest, most, lambda line: say(f"infer: {line}"))
     return around_vllm(llm, front, options, config)
 
 

@@ -19,10 +19,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from errno import EISDIR
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 from mmreason.config import MediaConfig
@@ -69,6 +71,18 @@ def make_gallery(rows: Path, root: Path, page: Path, media: MediaConfig) -> Writ
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         return write_gallery(rows_with_media(rows, root), page, title=root.name or str(root), media=media)
+    except OSError as error:
+        raise DataError(f"--gallery {page}: cannot be written ({error.strerror})") from error
+
+
+def check_page(page: Path) -> None:
+    """Raises DataError where the page could not be written: better known before the answers than after them."""
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        if page.is_dir():
+            raise IsADirectoryError(EISDIR, "it is a folder")
+        with TemporaryFile(dir=page.parent):
+            pass
     except OSError as error:
         raise DataError(f"--gallery {page}: cannot be written ({error.strerror})") from error
 

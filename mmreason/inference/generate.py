@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 from zlib import crc32
 
@@ -38,6 +38,11 @@ class Finished:
     """From its submission to its last answer, others beside it."""
     error: str = ""
     """Why it has no answer."""
+
+    @property
+    def without_media(self) -> Finished:
+        """The same without the media's tensors, which only the engine needed."""
+        return replace(self, ready=replace(self.ready, prompt=replace(self.ready.prompt, media=())))
 
 
 class Generator(Protocol):

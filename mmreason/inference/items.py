@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import stat
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -21,7 +22,7 @@ from mmreason.config import DataConfig, DataSource
 from mmreason.data import iter_with_origins
 from mmreason.errors import ConfigError, DataError
 from mmreason.inference.archives import Member, is_tar, tar_members, zip_members
-from mmreason.processors.base import Refusal
+from mmreason.processors.base import UNREADABLE, Refusal
 from mmreason.processors.kinds import media_format
 from mmreason.processors.source import locate
 from mmreason.types import Sample
@@ -32,10 +33,12 @@ MEDIA_ENDINGS = {
     "audio": "wav flac mp3 ogg oga opus m4a aac aif aiff au caf amr wma w64",
 }
 """A file with such a name is expected to be media: one that is none has a row that says so."""
+KINDS = tuple(MEDIA_ENDINGS)
 KIND_BY_ENDING = {ending: kind for kind, endings in MEDIA_ENDINGS.items() for ending in endings.split()}
 
 ROWS_ENDINGS = (".jsonl", ".json", ".parquet")
 LIST_ENDINGS = (".txt", ".lst", ".list")
+_BEFORE_ESCAPE = re.compile(r"\\+(?=udc[89a-f][0-9a-f]|[\udc80-\udcff])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,7 @@ class File:
     data: bytes | None = None
     """The content, of an archive's member."""
     named: bool = False
-    """The user named this very file: it has a row whatever it is."""
+    """The user named this very file, or it was seen to be media: it has a row whatever becomes of it."""
 
     @property
     def source(self) -> str | bytes:
@@ -94,6 +97,10 @@ class Selection:
         """Whether a path inside the root is taken by the patterns."""
         return (not self.include or _matches(name, self.include)) and not _matches(name, self.exclude)
 
+    def takes_member(self, name: str) -> bool:
+        """The same for a member of an archive, whose folders are only in its names."""
+        return self.takes(name) and (self.recursive or "/" not in name)
+
     def has(self, id: str) -> bool:
         """Whether an item belongs to this shard."""
         return crc32(id.encode("utf-8", "backslashreplace")) % self.shard[1] == self.shard[0] - 1
@@ -107,6 +114,8 @@ class Listing:
     """Where the names of files start."""
     items: Iterator[Item]
     total: int | None = None
+    most: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 1))
+    """Kind of media -> how many of it one prompt may have."""
     has_rows: bool = False
     """Items are questions with their own prompts."""
     skipped: int = 0
@@ -137,15 +146,18 @@ def list_items(source: str, selection: Selection, root: Path | None = None) -> L
         return _of_list(_read_lines(path), root or path.parent, selection)
     if ending.lstrip(".") not in KIND_BY_ENDING:
         if zipfile.is_zipfile(path):
-            return _of_archive(path, zip_members(path, selection.takes), selection)
+            return _of_archive(path, zip_members(path, selection.takes_member), selection)
         if is_tar(path):
-            return _of_archive(path, tar_members(path, selection.takes), selection)
+            return _of_archive(path, tar_members(path, selection.takes_member), selection)
     return _of_list([path.name], path.parent, selection)
 
 
 def shown(name: str) -> str:
-    """A name that any file can hold: bytes that are no UTF-8 are written as backslash escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A name that any file can hold: bytes that are no UTF-8 are written as backslash escapes ("\\udcff" for FF).
+
+    Two names never become one: backslashes before such a byte, or before letters like its escape, are doubled.
+    """
+    return _BEFORE_ESCAPE.sub(lambda found: 2 * found[0], name).encode("utf-8", "backslashreplace").decode()
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
@@ -168,19 +180,30 @@ def _of_folder(root: Path, selection: Selection) -> Listing:
     else:
         found = [Item(id=shown(name), files=(_file(root, name),)) for name in names]
     found = [item for item in found if selection.has(item.id)]
-    return Listing(root=root, items=iter(found), total=len(found), notes=notes, skipped=len(there) - len(names))
+    skipped, most = len(there) - len(names), max((len(item.files) for item in found), default=1)
+    return Listing(
+        root=root,
+        items=iter(found),
+        total=len(found),
+        most=dict.fromkeys(KINDS, most),
+        notes=notes,
+        skipped=skipped,
+    )
 
 
 def _is_media(root: Path, name: str) -> bool:
-    """Whether a file whose name does not say so begins as media do. What cannot be read, or lies outside, is none."""
+    """Whether a file whose name does not say so begins as media do, or cannot be read, which its row then says.
+
+    What is empty, or a link that leads outside or nowhere, is none.
+    """
     try:
         return media_format(locate(str(root / name), str(root))[0]) is not None
-    except Refusal:
-        return False
+    except Refusal as refusal:
+        return refusal.reason == UNREADABLE
 
 
 def _file(root: Path, name: str) -> File:
-    return File(name=shown(name), path=root / name)
+    return File(name=shown(name), path=root / name, named=True)
 
 
 def walk(root: Path, selection: Selection, notes: list[str]) -> Iterator[str]:
@@ -222,8 +245,9 @@ def _of_list(lines: Sequence[str], root: Path, selection: Selection) -> Listing:
     if selection.by_folder:
         raise ConfigError("--item folder: goes with a folder, not with a list or a file")
     listing = Listing(root=root, items=iter(()))
-    names = dict.fromkeys(_inside(line.strip(), root) for line in lines if line.strip())
-    if repeated := sum(bool(line.strip()) for line in lines) - len(names):
+    given = [_as_there(line, root) for line in lines if line.strip()]
+    names = dict.fromkeys(_inside(name, root) for name in given)
+    if repeated := len(given) - len(names):
         listing.notes.append(f"{repeated} lines of the list name a file again")
     found = [
         Item(id=shown(name), files=(File(name=shown(name), path=root / name, named=True),))
@@ -232,6 +256,11 @@ def _of_list(lines: Sequence[str], root: Path, selection: Selection) -> Listing:
     ]
     listing.items, listing.total = iter(found), len(found)
     return listing
+
+
+def _as_there(line: str, root: Path) -> str:
+    """The name in a line: with the blanks around it where there is such a file, else without."""
+    return line if line == line.strip() or os.path.lexists(root / line) else line.strip()
 
 
 def _inside(name: str, root: Path) -> str:
@@ -267,8 +296,19 @@ def _of_rows(path: Path, root: Path | None, selection: Selection) -> Listing:
             if selection.has(item.id):
                 yield item
 
-    total = sum(1 for _ in items())  # read twice, so that a format that is not known is said at once
-    return Listing(root=root or path.parent, items=items(), total=total, has_rows=True)
+    total = 0
+
+    def samples() -> Iterator[Sample]:
+        nonlocal total
+        for item in items():
+            total += 1
+            if item.sample is not None:
+                yield item.sample
+
+    from mmreason.rollout.vllm_setup import most_media  # slow to import
+
+    most = most_media(samples())  # read twice, so that a format that is not known is said at once
+    return Listing(root=root or path.parent, items=items(), total=total, most=most, has_rows=True)
 
 
 # ---- archives

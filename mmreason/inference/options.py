@@ -73,6 +73,8 @@ class InferOptions:
     """Score with the config's rewards."""
     overwrite: bool = False
     """Begin again where `out` exists."""
+    retry_errors: bool = False
+    """Items whose row is an error are asked again; the new row takes its place."""
     gallery: str | Path | None = None
     """An HTML page of all answers beside small pictures of their media, written at the end (gallery.py)."""
 
@@ -89,6 +91,8 @@ class InferOptions:
         ours = {self.out, rows_file(Path(self.out)), settings_file(Path(self.out)), self.gallery or self.out}
         if os.path.realpath(self.source) in map(os.path.realpath, ours):
             raise ConfigError(f"--out {self.out}: would be written over {self.source}, which is read; choose another")
+        if self.overwrite and self.retry_errors:
+            raise ConfigError("--retry-errors and --overwrite exclude each other")
         if self.n > 1 and self.temperature == 0:
             raise ConfigError(f"--n {self.n} --temperature 0: all answers would be the same; give a higher temperature")
         if self.score and (self.config is None or self.rewards):

@@ -68,11 +68,14 @@ def rows_with_places(file: Path) -> Iterator[tuple[int, Row]]:
 class OutFile:
     """Rows on disk. Example: `with OutFile(Path("r.jsonl"), settings, root, overwrite=False) as file: file.append(row)`
 
-    done: ids that have a row. counts: rows by status, those of earlier starts counted.
+    done: ids that have a row. counts: rows by status, those of earlier starts counted. A row that is appended under an
+    id that has one (`retry_errors`) takes its place; the old one stays in the file until `finish`, or the next start.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], root: str, *, overwrite: bool) -> None:
-        """Opens the file and goes on from what it holds.
+    def __init__(
+        self, out: Path, settings: Mapping[str, Any], root: str, *, overwrite: bool = False, retry_errors: bool = False
+    ) -> None:
+        """Opens the file and goes on from what it holds. retry_errors: ids of errors are not `done`.
 
         Raises ConfigError: another ending, rows of other settings and not `overwrite`. DataError: cannot be written.
         """
@@ -81,6 +84,8 @@ class OutFile:
         self.out, self.rows, self.hash = out, rows_file(out), settings_hash(settings)
         self.done: set[str] = set()
         self.counts: Counter[str] = Counter()
+        self._errors: set[str] = set()
+        self._doubled, self._descriptor = False, -1
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             if overwrite:
@@ -90,10 +95,11 @@ class OutFile:
                 raise ConfigError(f"--out {out}: exists and is not of `mmreason infer`; choose another, or --overwrite")
             if self.rows.exists() and not self.rows.is_file():  # opening a pipe would wait for its reader
                 raise DataError(f"--out {out}: cannot be written (not a regular file)")
-            self._descriptor = os.open(self.rows, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            self._open()
             try:
-                self._lock()
                 self._resume(settings)
+                if retry_errors:
+                    self.done -= self._errors
             except BaseException:
                 self.close()
                 raise
@@ -113,11 +119,11 @@ class OutFile:
         except OSError as error:
             os.ftruncate(self._descriptor, end)
             raise _unwritable(self.rows, error) from error
-        self.done.add(row["id"])
-        self.counts[row["status"]] += 1
+        self._count(row)
 
     def finish(self) -> None:
-        """Write the Parquet or CSV file, whole or not at all. Raises DataError."""
+        """Leave out what was replaced; write the Parquet or CSV file, whole or not at all. Raises DataError."""
+        self._leave_out_replaced()
         write = {".parquet": _write_parquet, ".csv": _write_csv}.get(self.out.suffix)
         if write is None:
             return
@@ -130,7 +136,9 @@ class OutFile:
 
     def close(self) -> None:
         """Close the file; what was appended is in it already."""
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
 
     def __enter__(self) -> OutFile:
         return self
@@ -138,8 +146,46 @@ class OutFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _lock(self) -> None:
+    def _count(self, row: Row) -> None:
+        """Note a row; an earlier one of its id no longer counts."""
+        id, status = row["id"], str(row.get("status"))
+        if id in self.done or id in self._errors:
+            self._doubled = True
+            self.counts["error" if id in self._errors else "ok"] -= 1
+        self._errors.discard(id)
+        if status == "error":
+            self._errors.add(id)
+        self.done.add(id)
+        self.counts[status] += 1
+
+    def _leave_out_replaced(self) -> None:
+        """Of rows with the same id only the last stays. Raises DataError; the file is as it was then."""
+        if not self._doubled:
+            return
+        partial = self.rows.with_name(f".{self.rows.name}.partial")
+        last = {row["id"]: place for place, row in rows_with_places(self.rows)}
+        try:
+            with self.rows.open("rb") as file, partial.open("wb") as kept:
+                for place in sorted(last.values()):
+                    file.seek(place)
+                    kept.write(file.readline())
+            partial.replace(self.rows)
+        except OSError as error:
+            raise _unwritable(self.rows, error) from error
+        self._doubled = False
+        self.close()
+        self._open()
+
+    def _open(self) -> None:
         """Be the only one that writes. The lock ends with the process, however that ends."""
+        self._descriptor = os.open(self.rows, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            self._lock()
+        except BaseException:
+            self.close()
+            raise
+
+    def _lock(self) -> None:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -154,11 +200,11 @@ class OutFile:
                     f"{self.out}: holds rows made with other settings{self._difference(settings)}; choose another "
                     "--out, or --overwrite"
                 )
-            self.done.add(row["id"])
-            self.counts[str(row.get("status"))] += 1
+            self._count(row)
         if not self.done and self.rows.stat().st_size and not settings_file(self.out).exists():
             raise DataError(f"{self.rows}:1: is no row of `mmreason infer`; --overwrite starts over")
         _cut_torn_line(self.rows)  # only now: someone else's file may lack its last line end, too
+        self._leave_out_replaced()
 
     def _difference(self, settings: Mapping[str, Any]) -> str:
         """Which settings differ, where the file beside says."""

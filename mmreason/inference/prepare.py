@@ -11,7 +11,8 @@ from pathlib import Path
 from mmreason.encode import Encoder
 from mmreason.errors import DataError, MediaError, MMReasonError
 from mmreason.inference.items import File, Item
-from mmreason.inference.prompts import filled
+from mmreason.inference.prompts import Named, filled
+from mmreason.processors.base import EMPTY
 from mmreason.processors.kinds import Kind
 from mmreason.processors.pipeline import MediaPipeline
 from mmreason.types import MediaRef, Message, Sample, Segment
@@ -60,10 +61,22 @@ class Preparer:
     """Prepares items, in several threads at once, each with a media pipeline of its own.
 
     template: the prompt, None where rows have their own. sound: videos are taken with their sound.
+    longest: (tokens that the model takes, tokens of an answer): what does not fit is an error. keep_bytes: members of
+    archives stay in memory until their rows are written, for rewards that look at them.
     """
 
-    def __init__(self, encoder: Encoder, root: Path, template: str | None, *, sound: bool = False) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        root: Path,
+        template: str | None,
+        *,
+        sound: bool = False,
+        longest: tuple[int, int] | None = None,
+        keep_bytes: bool = False,
+    ) -> None:
         self._encoder, self._root, self._template, self._sound = encoder, root, template, sound
+        self._longest, self._keep_bytes = longest, keep_bytes
         self._lock = threading.Lock()  # tokenizers are not made for several threads
 
     def prepare(self, item: Item, pipeline: MediaPipeline) -> Prepared:
@@ -90,7 +103,7 @@ class Preparer:
         last = sample.messages[-1]
         if self._template is not None and not any(isinstance(part, str) and part.strip() for part in last.content):
             try:
-                text = filled(self._template, names, [ref.kind for ref in sample.media], sample.meta)
+                text = filled(self._template, _named(sample.media, names), sample.meta)
             except DataError as error:
                 return Bad(id=id, reason=str(error), sample=sample, names=names)
             asked = replace(last, content=(*last.content, text))
@@ -107,18 +120,35 @@ class Preparer:
             found = self._encoder.prompt(sample, media)
         if isinstance(found, MMReasonError):
             return Bad(id=id, reason=str(found).removeprefix(f"{id}: "), sample=sample, names=names)
-        return Ready(id=id, sample=sample, names=names, prompt=found[1])
+        if why := self._too_long(len(found[1].ids)):
+            return Bad(id=id, reason=why, sample=sample, names=names)
+        kept = sample if self._keep_bytes else _without_bytes(sample)
+        return Ready(id=id, sample=kept, names=names, prompt=found[1])
+
+    def _too_long(self, tokens: int) -> str:
+        """Why a prompt of so many tokens has no answer: positions that the model was not trained for are no answer."""
+        if self._longest is None or tokens + self._longest[1] <= self._longest[0]:
+            return ""
+        most, answer = self._longest
+        return (
+            f"a prompt of {tokens} tokens and {answer} for its answer are more than the {most} that the model takes; "
+            "lower --max-new-tokens, media.*_max_pixels or media.video_max_frames"
+        )
 
     def _question(self, id: str, refs: Sequence[MediaRef], names: Sequence[str]) -> Sample:
         """The media, then the prompt."""
-        text = filled(self._template or "", names, [ref.kind for ref in refs], {})
+        text = filled(self._template or "", _named(refs, names), {})
         return Sample(id=id, messages=(Message(role="user", content=(*refs, *([text] if text else []))),))
 
     def _bad(self, item: Item, names: tuple[str, ...], reason: str) -> Bad:
         """An item whose files were not decoded: its row shows them as what their names say they are."""
         if item.sample is not None or not item.files:
             return Bad(id=item.id, reason=reason, sample=item.sample)
-        refs = [MediaRef(kind=file.expected or "image", path=file.name) for file in item.files if file.name in names]
+        refs = [
+            MediaRef(kind=file.expected or "image", path=str(file.path or file.name))
+            for file in item.files
+            if file.name in names
+        ]
         return Bad(id=item.id, reason=reason, sample=self._question(item.id, refs, names), names=names)
 
     def _ref(self, file: File, kind: Kind) -> MediaRef:
@@ -132,9 +162,39 @@ class Preparer:
         return os.path.relpath(ref.path, root) if ref.path.startswith(root + os.sep) else ref.path
 
 
+def _named(refs: Sequence[MediaRef], names: Sequence[str]) -> list[Named]:
+    return [Named(name, ref.kind, _size(ref)) for ref, name in zip(refs, names, strict=True)]
+
+
+def _size(ref: MediaRef) -> int:
+    """Bytes; 0 where the file cannot be read, which its row says."""
+    if ref.path is None:
+        return len(ref.data or b"")
+    try:
+        return os.stat(ref.path).st_size
+    except (OSError, ValueError):
+        return 0
+
+
+def _without_bytes(sample: Sample) -> Sample:
+    """The same, its media named and not held."""
+    if not any(ref.data for ref in sample.media):
+        return sample
+    messages = [
+        replace(message, content=tuple(part if isinstance(part, str) else _unheld(part) for part in message.content))
+        for message in sample.messages
+    ]
+    return replace(sample, messages=tuple(messages))
+
+
+def _unheld(ref: MediaRef) -> MediaRef:
+    return ref if ref.data is None else replace(ref, path=ref.name, data=None)
+
+
 def _is_wanted(file: File, found: Kind | MediaError | None) -> bool:
-    """Media, and what was expected to be."""
-    return isinstance(found, Kind) or file.named or file.expected is not None
+    """Media, what was expected to be, and what nobody can tell because looking at it failed."""
+    unknown = isinstance(found, MediaError) and found.reason != EMPTY
+    return isinstance(found, Kind) or unknown or file.named or file.expected is not None
 
 
 def _why(file: File, found: MediaError | None, *, alone: bool) -> str:

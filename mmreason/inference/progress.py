@@ -11,18 +11,18 @@ ON_A_TERMINAL_S, IN_A_LOG_S = 0.2, 10.0
 
 
 class Progress:
-    """Counts items and tokens. Example: `progress = Progress(1000, 200); progress.add(tokens=31, failed=False)`"""
+    """Counts items and tokens. Example: `progress = Progress(1000); progress.add(tokens=31, failed=False)`"""
 
     def __init__(
         self,
         total: int | None,
-        done: int,
+        before: Callable[[], int] = lambda: 0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """total: all items, None where it is not known; done: those that had a row before."""
+        """total: all items, None where it is not known; before: those passed over by now, for they had a row."""
         self._stream, self._clock = stream or sys.stderr, clock
-        self._total, self._before = total, done
+        self._total, self._before = total, before
         self.items = self.tokens = self.failed = 0
         self._redraws = self._stream.isatty()
         self._every = ON_A_TERMINAL_S if self._redraws else IN_A_LOG_S
@@ -56,10 +56,11 @@ class Progress:
     def line(self) -> str:
         """ "infer: 240/1000 files, 12.0 files/s, 410 tokens/s, 1:03 left, 5 errors" """
         rate = self.items / self.seconds
-        at = f"{self._before + self.items}" + ("" if self._total is None else f"/{self._total}")
+        done = self._before() + self.items
+        at = f"{done}" + ("" if self._total is None else f"/{self._total}")
         parts = [f"{at} files", f"{rate:.1f} files/s", f"{self.tokens / self.seconds:.0f} tokens/s"]
         if self._total is not None and self.items:
-            parts.append(f"{_clock_of((self._total - self._before - self.items) / rate)} left")
+            parts.append(f"{_clock_of((self._total - done) / rate)} left")
         if self.failed:
             parts.append(f"{self.failed} error{'s' if self.failed > 1 else ''}")
         return "infer: " + ", ".join(parts)

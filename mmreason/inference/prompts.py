@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -18,11 +19,13 @@ from mmreason.plugins import nearest
 FIELDS = {
     "name": "the file's name",
     "stem": "the file's name without its ending",
+    "extension": "the ending, without its dot",
+    "size": "the file's size in bytes",
+    "kind": "image, video or audio",
     "folder": "the folder's name",
     "path": "the path inside the root",
-    "kind": "image, video or audio",
 }
-"""Fields of every item; of several files they are those of the first, but for `name`, `stem` and `kind`: a list."""
+"""Fields of every item; of several files they are lists, but for `folder` and `path`: those of the first."""
 _FIELD = re.compile(r"\{(\{)?([A-Za-z_][\w.-]*)\}(?(1)\})")
 
 
@@ -41,9 +44,20 @@ def check_template(template: str, *, has_meta: bool) -> None:
         )
 
 
-def filled(template: str, names: Sequence[str], kinds: Sequence[str], meta: Mapping[str, Any]) -> str:
-    """The template with an item's values. names: paths of its files. Raises DataError for metadata that it lacks."""
-    values = _values(names, kinds)
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a template can say of a file. Example: `Named("birds/7.png", "image", 20481)`"""
+
+    path: str
+    """Inside the root."""
+    kind: str
+    size: int
+    """Bytes."""
+
+
+def filled(template: str, files: Sequence[Named], meta: Mapping[str, Any]) -> str:
+    """The template with an item's values. Raises DataError for metadata that it lacks."""
+    values = _values(files)
 
     def value(match: re.Match[str]) -> str:
         doubled, field = match.groups()
@@ -54,14 +68,17 @@ def filled(template: str, names: Sequence[str], kinds: Sequence[str], meta: Mapp
     return _FIELD.sub(value, template)
 
 
-def _values(names: Sequence[str], kinds: Sequence[str]) -> dict[str, str]:
-    paths = [PurePosixPath(name) for name in names] or [PurePosixPath()]
+def _values(files: Sequence[Named]) -> dict[str, str]:
+    paths = [PurePosixPath(file.path) for file in files]
+    first = paths[0] if paths else PurePosixPath()
     return {
         "name": ", ".join(path.name for path in paths),
         "stem": ", ".join(path.stem for path in paths),
-        "folder": paths[0].parent.name,
-        "path": str(paths[0]),
-        "kind": ", ".join(kinds),
+        "extension": ", ".join(path.suffix.removeprefix(".") for path in paths),
+        "size": ", ".join(str(file.size) for file in files),
+        "kind": ", ".join(file.kind for file in files),
+        "folder": first.parent.name,
+        "path": str(first),
     }
 
 

@@ -1,10 +1,15 @@
-"""Votes and scores of finished answers, by the same rewards as in training, in their worker processes."""
+"""Votes and scores of finished answers, by the same rewards as in training, in their worker processes.
+
+A thread waits for them (`ScoringThread`), so that the engine goes on meanwhile.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from queue import Empty, Queue
 from types import TracebackType
 
 from mmreason.config import RewardConfig, ScoringConfig
@@ -15,6 +20,13 @@ from mmreason.rewards.base import TextRollout
 from mmreason.rewards.pool import RewardPool
 from mmreason.types import Sample, Score
 
+Scored = tuple[Finished, list[Answer], list[Score]]
+"""A finished prompt, its answers with votes, and, where there are rewards, their scores."""
+
+AHEAD = 16
+"""Batches of finished prompts that may wait for their scores; then the engine waits, too."""
+JOIN_S = 2.0
+"""How long `close` waits for scores that nobody wants any more; their workers are killed then."""
 AGREEMENT = "mmreason.rewards.agreement:agreement"
 
 
@@ -49,8 +61,8 @@ class Scorer:
     ) -> None:
         self._stack.close()
 
-    def score(self, finished: Sequence[Finished]) -> list[tuple[list[Answer], list[Score]]]:
-        """Per prompt its answers and, where there are rewards, their scores."""
+    def score(self, finished: Sequence[Finished]) -> list[Scored]:
+        """What the answers to these prompts are worth."""
         answers = [[answer_of(t.text, t.tokens, t.truncated, self._tags) for t in one.texts] for one in finished]
         samples = [one.ready.sample for one in finished]
         if self._votes is not None:
@@ -58,11 +70,68 @@ class Scorer:
             votes = self._votes.score(list(zip(samples, ballots, strict=True)))
             answers = [[_voted(a, v) for a, v in zip(*pair, strict=True)] for pair in zip(answers, votes, strict=True)]
         if self._rewards is None:
-            return [(group, []) for group in answers]
+            return [(one, group, []) for one, group in zip(finished, answers, strict=True)]
         groups: list[tuple[Sample, list[TextRollout]]] = [
             (sample, [_rollout(answer) for answer in group]) for sample, group in zip(samples, answers, strict=True)
         ]
-        return list(zip(answers, self._rewards.score(groups), strict=True))
+        return list(zip(finished, answers, self._rewards.score(groups), strict=True))
+
+
+class ScoringThread:
+    """Scores batches one after the other beside whoever submits them. Use as a context manager, inside the scorer's.
+
+    Example: `with scorer, ScoringThread(scorer) as scores: scores.submit(finished); rows = scores.taken(1.0)`
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._given: Queue[Sequence[Finished] | None] = Queue(AHEAD)
+        self._made: Queue[list[Scored] | BaseException] = Queue()
+        self.waiting = 0
+        """Batches that were submitted and not taken."""
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="scores", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> ScoringThread:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped = True
+        with suppress(Empty):
+            while True:
+                self._given.get_nowait()
+        self._given.put(None)
+        self._thread.join(JOIN_S)
+
+    def submit(self, finished: Sequence[Finished]) -> None:
+        """Have them scored; waits where `AHEAD` batches are before them."""
+        self.waiting += 1
+        self._given.put(finished)
+
+    def taken(self, timeout_s: float) -> list[Scored]:
+        """What was scored since the last time, in the order of submission; waits at most so long for the first.
+
+        Raises what went wrong with a batch.
+        """
+        found: list[Scored] = []
+        while self.waiting:
+            try:
+                made = self._made.get(timeout=0.0 if found else timeout_s)
+            except Empty:
+                break
+            self.waiting -= 1
+            if isinstance(made, BaseException):
+                raise made
+            found += made
+        return found
+
+    def _run(self) -> None:
+        while (finished := self._given.get()) is not None and not self._stopped:
+            try:
+                self._made.put(self._scorer.score(finished))
+            except BaseException as error:  # a thread's boundary: raised again by `taken`
+                self._made.put(error)
 
 
 def _rollout(answer: Answer) -> TextRollout:

@@ -12,8 +12,8 @@ from typing import Any
 
 from mmreason.config import RunConfig
 from mmreason.errors import ConfigError
-from mmreason.inference.engines import Front, engine_of, open_generator
-from mmreason.inference.gallery import make_gallery
+from mmreason.inference.engines import Front, engine_of, longest_prompt_and_answer, open_generator
+from mmreason.inference.gallery import check_page, make_gallery
 from mmreason.inference.generate import Finished, Generator
 from mmreason.inference.items import Item, Listing, list_items
 from mmreason.inference.options import InferOptions
@@ -23,7 +23,7 @@ from mmreason.inference.progress import Progress
 from mmreason.inference.prompts import check_template
 from mmreason.inference.reader import Reader
 from mmreason.inference.rows import answered, described, failed
-from mmreason.inference.scores import Scorer
+from mmreason.inference.scores import Scored, Scorer, ScoringThread
 from mmreason.scoring import parse_reward
 
 WAIT_S = 0.5
@@ -65,15 +65,17 @@ def infer(
     config = options.run_config()
     options.params(config)
     engine_of(options)
+    if options.gallery is not None:
+        check_page(Path(options.gallery))
     root = None if options.root is None else Path(options.root)
     listing = list_items(str(options.source), options.selection, root)
     _check_prompt(options, listing)
     if listing.total == 0 and options.shard[1] == 1:
         raise ConfigError(f"{options.source}: no media there (of the files that --include and --exclude leave)")
-    with OutFile(Path(options.out), options.settings(config, listing.root), str(listing.root),
-                 overwrite=options.overwrite) as file:  # fmt: skip
+    again = {"overwrite": options.overwrite, "retry_errors": options.retry_errors}
+    with OutFile(Path(options.out), options.settings(config, listing.root), str(listing.root), **again) as file:
         run = _Run(options, config, listing, file, generator)
-        left = (item for item in listing.items if item.id not in file.done)
+        left = run.left()
         first = next(left, None)
         if first is not None:
             run.answer(chain([first], left), say)
@@ -99,21 +101,30 @@ class _Run:
                  generator: Generator | None) -> None:  # fmt: skip
         self.options, self.config, self.listing, self.file, self.generator = options, config, listing, file, generator
         self.skipped = listing.skipped
-        self.progress = Progress(listing.total, sum(file.counts.values()))
+        self.before = 0
+        self.progress = Progress(listing.total, lambda: self.before)
         self.stamp: dict[str, Any] = {}
+
+    def left(self) -> Iterator[Item]:
+        """Items that have no row yet; those that have one are counted in `before`."""
+        for item in self.listing.items:
+            if item.id in self.file.done:
+                self.before += 1
+            else:
+                yield item
 
     def answer(self, items: Iterator[Item], say: Callable[[str], None]) -> None:
         """Answer these items."""
-        with self._opened(items, say) as (reader, generator, scorer):
+        with self._opened(items, say) as (reader, generator, scores):
             self.stamp = {
                 "source": self.listing.root.name,
                 "model": self.options.model,
                 "engine": generator.name,
                 "settings": self.file.hash,
             }
-            self.progress = Progress(self.listing.total, sum(self.file.counts.values()))
+            self.progress = Progress(self.listing.total, lambda: self.before)
             try:
-                self._drive(reader, generator, scorer)
+                self._drive(reader, generator, scores)
             finally:
                 self.progress.close()
 
@@ -130,7 +141,9 @@ class _Run:
         )
 
     @contextmanager
-    def _opened(self, items: Iterator[Item], say: Callable[[str], None]) -> Iterator[tuple[Reader, Generator, Scorer]]:
+    def _opened(
+        self, items: Iterator[Item], say: Callable[[str], None]
+    ) -> Iterator[tuple[Reader, Generator, ScoringThread]]:
         """Model, readers and rewards. Rewards first: one that cannot be loaded is better known before the model is."""
         options, config = self.options, self.config
         rewards = [parse_reward(text) for text in options.rewards] or (list(config.rewards) if options.score else [])
@@ -138,9 +151,18 @@ class _Run:
             scorer = stack.enter_context(Scorer(rewards, config.scoring, options.n, options.tags))
             front = Front(config)
             root = None if self.listing.root.is_file() else str(self.listing.root)
+            most = longest_prompt_and_answer(front, options, config)
+            preparer = Preparer(
+                front.encoder,
+                self.listing.root,
+                options.prompt,
+                sound=options.sound,
+                longest=None if most is None else (most, options.params(config).max_new_tokens),
+                keep_bytes=bool(rewards),
+            )
             reader = Reader(
                 items,
-                Preparer(front.encoder, self.listing.root, options.prompt, sound=options.sound),
+                preparer,
                 lambda: front.reader_pipeline(root),
                 threads=max(1, config.media.workers),
                 most=max(2, 2 * config.rollout.max_rows // options.n),
@@ -149,12 +171,12 @@ class _Run:
             stack.enter_context(reader)  # first: it reads on while the engine starts
             generator = self.generator
             if generator is None:
-                generator = open_generator(front, options, config, say)
+                generator = open_generator(front, options, config, self.listing.most, say)
                 stack.callback(generator.close)
-            yield reader, generator, scorer
+            yield reader, generator, stack.enter_context(ScoringThread(scorer))
 
-    def _drive(self, reader: Reader, generator: Generator, scorer: Scorer) -> None:
-        """Keep the engine full; write what is finished."""
+    def _drive(self, reader: Reader, generator: Generator, scores: ScoringThread) -> None:
+        """Keep the engine full; write what is finished and scored."""
         while True:
             while generator.room > 0:
                 item = reader.take(0.0 if generator.waiting else WAIT_S)
@@ -164,10 +186,11 @@ class _Run:
                     self._pass_over(item)
                 else:
                     break
-            if generator.waiting:
-                self._write(generator.advance(), scorer)
-            elif reader.ended:
+            idle = not generator.waiting and reader.ended
+            if idle and not scores.waiting:
                 return
+            self._have_scored(generator.advance(), scores)
+            self._write(scores.taken(WAIT_S if idle else 0.0))
             self.progress.tick()
 
     def _pass_over(self, item: Bad | Skipped) -> None:
@@ -177,16 +200,17 @@ class _Run:
         self.file.append(failed(described(item.id, item.sample, item.names, self.stamp), item.reason))
         self.progress.add(0, failed=True)
 
-    def _write(self, finished: list[Finished], scorer: Scorer) -> None:
-        done = [one for one in finished if not one.error]
+    def _have_scored(self, finished: list[Finished], scores: ScoringThread) -> None:
         for one in finished:
             if one.error:
                 base = described(one.ready.id, one.ready.sample, one.ready.names, self.stamp)
                 self.file.append(failed(base, one.error, one.seconds))
                 self.progress.add(0, failed=True)
-        if not done:
-            return
-        for one, (answers, scores) in zip(done, scorer.score(done), strict=True):
+        if done := [one.without_media for one in finished if not one.error]:
+            scores.submit(done)
+
+    def _write(self, scored: list[Scored]) -> None:
+        for one, answers, scores in scored:
             base = described(one.ready.id, one.ready.sample, one.ready.names, self.stamp)
             tokens = len(one.ready.prompt.ids)
             row = answered(base, answers, prompt_tokens=tokens, seconds=one.seconds, scores=scores)

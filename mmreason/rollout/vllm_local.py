@@ -182,6 +182,17 @@ def opened(arguments: dict[str, Any], start_s: float, say: Callable[[str], None]
     return llm
 
 
+def opened_anew(arguments: dict[str, Any], start_s: float, say: Callable[[str], None]) -> Any:
+    """The same with the checkpoint's weights, whatever an earlier run has loaded into it. Raises EngineError."""
+    used = bool(_OPENED) and _OPENED[0][0] == arguments
+    llm = opened(arguments, start_s, say)
+    if used:
+        llm.collective_rpc("reload_weights")
+        llm.llm_engine.reset_encoder_cache()
+        llm.llm_engine.reset_prefix_cache()
+    return llm
+
+
 def close() -> None:
     """End the process's engine, if there is one."""
     while _OPENED:

@@ -48,6 +48,11 @@ def engine_arguments(
         "worker_extension_cls": WORKER,
         "seed": config.seed,
     }
+    if isinstance(options, LocalOptions):
+        arguments["mm_processor_cache_gb"] = 0  # all inputs come processed, and it would keep them
+        # Where blanks are free a model may write nothing else until its tokens are spent; xgrammar, the other one that
+        # can forbid them, lets control characters into JSON texts.
+        arguments["structured_outputs_config"] = {"backend": "guidance", "disable_any_whitespace": True}
     if device == "cuda":
         arguments["gpu_memory_utilization"] = options.gpu_memory
         if isinstance(options, LocalOptions) and options.sleep:

@@ -194,6 +194,25 @@ def test_a_folder_per_item_and_rows_with_prompts(media: Path, tiny_omni: Path, t
     assert "gold" in rows["text"]["score"]["error"]
 
 
+def test_errors_are_asked_again_and_what_is_too_long_is_one(tiny_omni: Path, tmp_path: Path) -> None:
+    root, out = tmp_path / "media", tmp_path / "r.jsonl"
+    root.mkdir()
+    write_image(root / "a.png", picture(56, 56))
+    (root / "b.jpg").write_text("<html>")
+    asked: dict[str, Any] = {**OPTIONS, "prompt": "{extension}, {size} bytes", "max_new_tokens": 2}
+    first = mmreason.infer(root, *SMALL, model=tiny_omni, out=out, **asked)
+    assert (first.answered, first.errors) == (1, 1)
+    assert rows_of(out)["b.jpg"]["messages"][0]["content"][1]["text"] == "jpg, 6 bytes"
+    write_image(root / "b.jpg", picture(56, 56))
+    again = mmreason.infer(root, *SMALL, model=tiny_omni, out=out, retry_errors=True, **asked)
+    assert (again.answered, again.errors, again.made) == (2, 0, 1)
+    assert {id: row["status"] for id, row in rows_of(out).items()} == {"a.png": "ok", "b.jpg": "ok"}
+    asked["max_new_tokens"] = 10**6
+    long = mmreason.infer(root, *SMALL, model=tiny_omni, out=tmp_path / "long.jsonl", **asked)
+    assert (long.answered, long.errors) == (0, 2)
+    assert "1000000 for its answer are more than the" in rows_of(tmp_path / "long.jsonl")["a.png"]["reason"]
+
+
 def test_killed_and_stopped_there_is_no_hole_and_no_double(
     whole: Path, media: Path, tiny_omni: Path, tmp_path: Path
 ) -> None:
@@ -251,6 +270,8 @@ def test_mistakes_are_one_line(media: Path, tiny_vl: Path, tmp_path: Path, capsy
         ([*base, "--prompt", "?", "--n", "2", "--temperature", "0"], "all answers would be the same"),
         ([*base, "--prompt", "?", "--reward", "acuracy"], "acuracy"),
         ([*base, "--prompt", "?", "media.fps=2"], "media.fps: unknown key"),
+        ([*base, "--prompt", "?", "--gallery", str(media / "cut.jpg" / "g.html")], "g.html: cannot be written"),
+        ([*base, "--prompt", "?", "--overwrite", "--retry-errors"], "exclude each other"),
         (["infer", "no/where", *base[2:], "--prompt", "?"], "no/where: there is no such file or folder"),
         ([*base[:2], "--model", str(tmp_path / "none"), "--out", out, "--prompt", "?"], "none"),
     ]:

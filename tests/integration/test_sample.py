@@ -77,7 +77,7 @@ def test_answers_are_the_next_stages_data(values: dict[str, Any], tmp_path: Path
 def plain_greedy(parts: Parts, prompt: Segment, ids: list[int], budget: int) -> tuple[str, list[int], bool]:
     """A continuation token by token, each with a forward over everything so far; and the ids by falling probability
     where it began."""
-    policy = parts.decoder.policy
+    policy = parts.policy
     ids, ranked = list(ids), list[int]()
     for _ in range(budget):
         with torch.no_grad():
@@ -122,7 +122,7 @@ def test_critical_tokens_are_those_that_no_continuation_survives(values: dict[st
                     fails = 0
                     for other in [one for one in ranked if one != own][:2]:
                         begun = parts.encoder.text(torch.tensor([*ids[:place], other]))
-                        ended = other in parts.decoder.policy.end_ids or any(mark in begun for mark in stop)
+                        ended = other in parts.policy.end_ids or any(mark in begun for mark in stop)
                         whole, _, stopped = (
                             (begun, [], True) if ended else plain_greedy(parts, encoded[1], [*ids[:place], other], 8)
                         )

@@ -213,6 +213,18 @@ def test_a_run_trains_saves_and_goes_on_as_if_it_had_not_stopped(
     assert len(vllm_local._OPENED) == 1
 
 
+def test_an_evaluation_by_the_engine_is_that_of_the_decode_loop(
+    bench: Bench, tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path
+) -> None:
+    values = settings(tmp_path, tiny_omni, demo_data)
+    values["data"]["eval"] = [{"path": str(demo_data.eval)}]
+    ours = mmreason.evaluate(values, out=tmp_path / "hf")
+    theirs = mmreason.evaluate(values, out=tmp_path / "vllm", engine="vllm")
+    texts = [[(row.id, row.answers[0].text) for row in found.result.rows] for found in (ours, theirs)]
+    assert texts[0] == texts[1]
+    assert len({text for _, text in texts[0]}) > 2
+
+
 def test_another_family_with_tied_embeddings(tiny_vl: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
     """Last in this file: it takes the process's engine over."""
     config = build_config(settings(tmp_path, tiny_vl, demo_data))

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from mmreason.errors import ConfigError, DataError
 from mmreason.inference import archives
-from mmreason.inference.items import Listing, Selection, list_items
+from mmreason.inference.items import Listing, Selection, list_items, shown
 from mmreason.inference.options import InferOptions
 from tests.media_files import write_image
 
@@ -79,6 +80,23 @@ def test_a_name_that_is_no_text_has_an_id(tmp_path: Path) -> None:
     assert item.files[0].path.read_bytes() == PNG
 
 
+def test_no_two_names_have_one_id(tmp_path: Path) -> None:
+    written = [
+        b"a\\udcff.png",
+        b"a\xff.png",
+        b"a\\\xff.png",
+        b"a\\\\udcff.png",
+        b"a\xfe.png",
+        b"a\\b.png",
+        "ä".encode(),
+    ]
+    ids = [shown(os.fsdecode(name)) for name in written]
+    assert ids == [
+        r"a\\udcff.png", r"a\udcff.png", r"a\\\udcff.png", r"a\\\\udcff.png", r"a\udcfe.png", r"a\b.png", "ä"
+    ]  # fmt: skip
+    assert len(set(ids)) == len(written)
+
+
 def test_a_folder_is_an_item(folder: Path) -> None:
     make(folder, "a/z/1.wav", content=b"RIFF....WAVE")
     items = list(list_items(str(folder), Selection(by_folder=True, include=["*.png", "*.wav"])).items)
@@ -97,10 +115,19 @@ def test_shards_share_the_items(folder: Path) -> None:
 
 def test_a_list_names_files_once(folder: Path) -> None:
     listed = folder / "list.txt"
-    listed.write_text(f"b.png\n\n  page.txt \nb.png\n{folder}/a/z/2.png\n/etc/hosts\n../up.png\ngone.png\n")
+    make(folder, " b.png")
+    listed.write_text(f"b.png\n\n  page.txt \n b.png\nb.png\n{folder}/a/z/2.png\n/etc/hosts\n../up.png\ngone.png\n")
     listing = list_items(str(listed), Selection())
     items = list(listing.items)
-    assert [item.id for item in items] == ["b.png", "page.txt", "a/z/2.png", "/etc/hosts", "../up.png", "gone.png"]
+    assert [item.id for item in items] == [
+        "b.png",
+        "page.txt",
+        " b.png",
+        "a/z/2.png",
+        "/etc/hosts",
+        "../up.png",
+        "gone.png",
+    ]
     assert all(item.files[0].named for item in items)
     assert listing.notes == ["1 lines of the list name a file again"]
     assert names(list_items(str(folder / "b.png"), Selection())) == ["b.png"]
@@ -170,9 +197,10 @@ def test_a_zip_is_read_without_unpacking(tmp_path: Path) -> None:
         "a ü.png": PNG,
         "link.png": "a link; only files are read",
         "sub/b.png": PNG,
-        "zeros.png": "packed too small to be media",
+        "zeros.png": archives.PACKED_TOO_SMALL,
     }
     assert names(list_items(str(path), Selection(include=["sub/*"]))) == ["sub/b.png"]
+    assert "sub/b.png" not in names(list_items(str(path), Selection(recursive=False)))
     assert sorted(tmp_path.iterdir()) == [path]
 
 
@@ -187,7 +215,9 @@ def test_a_tar_is_read_in_its_order(tmp_path: Path, mode: str) -> None:
         add(archive, "link.png", kind=tarfile.SYMTYPE)
         add(archive, "hard.png", kind=tarfile.LNKTYPE)
         add(archive, "pipe", kind=tarfile.FIFOTYPE)
-        add(archive, "z.png", b"again")
+        add(archive, "./z.png", b"again")
+        add(archive, ".hidden/x.png")
+        add(archive, "./sub//b.png")
     listing = list_items(str(path), Selection())
     assert each(listing) == {
         "z.png": PNG,
@@ -195,9 +225,30 @@ def test_a_tar_is_read_in_its_order(tmp_path: Path, mode: str) -> None:
         "../evil.png": "its name leads out of the archive",
         "link.png": "a link; only files are read",
         "hard.png": "a link; only files are read",
+        "sub/b.png": PNG,
     }
     assert listing.total is None
+    assert names(list_items(str(path), Selection(recursive=False))) == ["z.png", "link.png", "hard.png"]
     assert "'z.png' is in it again" in listing.notes[0]
+
+
+def test_a_tar_that_unpacks_to_zeros_is_read_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "RATIO_FROM", 8 << 20)
+    path = tmp_path / "m.tar.gz"
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        add(archive, "zeros.png", bytes(40 << 20))
+        add(archive, "after.png")
+    items = list_items(str(path), Selection()).items
+    zeros = next(items)
+    assert zeros.load is not None
+    tracemalloc.start()
+    with pytest.raises(DataError, match="packed to less than 1/200"):
+        zeros.load()
+    assert tracemalloc.get_traced_memory()[1] < 25 << 20
+    tracemalloc.stop()
+    after = next(items)
+    assert after.load is not None
+    assert after.load().data == PNG
 
 
 def test_a_damaged_archive_has_a_row_that_says_where(tmp_path: Path) -> None:
@@ -235,8 +286,8 @@ def test_links_that_lead_nowhere_have_a_row(tmp_path: Path) -> None:
     os.symlink("x" * 300, tmp_path / "long.png")
     os.symlink("loop", tmp_path / "loop")
     listing = list_items(str(tmp_path), Selection())
-    assert names(listing) == ["a.png", "b.png", "long.png"]
-    assert listing.skipped == 1
+    assert names(listing) == ["a.png", "b.png", "long.png", "loop"]
+    assert listing.skipped == 0
     with pytest.raises(ConfigError, match="no such file or folder"):
         list_items("x" * 300, Selection())
 

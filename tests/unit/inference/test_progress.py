@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
 def test_rates_and_time_left() -> None:
     now = [100.0]
     log = io.StringIO()
-    progress = Progress(1000, 200, log, clock=lambda: now[0])
+    progress = Progress(1000, lambda: 200, log, clock=lambda: now[0])
     now[0] += 5
     for number in range(60):
         progress.add(tokens=10, failed=number < 2)
@@ -30,11 +30,11 @@ def test_rates_and_time_left() -> None:
 
 def test_without_a_total_and_for_long_times() -> None:
     now = [0.0]
-    progress = Progress(None, 0, io.StringIO(), clock=lambda: now[0])
+    progress = Progress(None, stream=io.StringIO(), clock=lambda: now[0])
     now[0] = 2
     progress.add(tokens=0, failed=True)
     assert progress.line() == "infer: 1 files, 0.5 files/s, 0 tokens/s, 1 error"
-    long = Progress(100_001, 0, io.StringIO(), clock=lambda: now[0])
+    long = Progress(100_001, stream=io.StringIO(), clock=lambda: now[0])
     now[0] = 12
     long.add(tokens=1, failed=False)
     assert long.line().endswith("277:46:40 left")
@@ -43,7 +43,7 @@ def test_without_a_total_and_for_long_times() -> None:
 def test_a_terminal_is_redrawn() -> None:
     now = [0.0]
     terminal = Terminal()
-    progress = Progress(10, 0, terminal, clock=lambda: now[0])
+    progress = Progress(10, stream=terminal, clock=lambda: now[0])
     for _ in range(3):
         now[0] += 1
         progress.add(tokens=1, failed=False)

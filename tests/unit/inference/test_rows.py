@@ -84,13 +84,13 @@ def test_several_answers_show_the_majority_and_a_score() -> None:
 
 def test_a_torn_line_is_cut_and_the_file_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "new" / "r.jsonl"
-    with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
+    with OutFile(out, SETTINGS, "/d") as file:
         file.append(row("ä.png", file.hash))
         file.append(failed({"id": "b", "settings": file.hash}, "empty"))
     whole = out.read_bytes()
     with out.open("ab") as stream:
         stream.write(b'{"id": "half' + b"x" * 100_000)
-    with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
+    with OutFile(out, SETTINGS, "/d") as file:
         assert out.read_bytes() == whole
         assert file.done == {"ä.png", "b"}
         assert dict(file.counts) == {"ok": 1, "error": 1}
@@ -98,34 +98,61 @@ def test_a_torn_line_is_cut_and_the_file_goes_on(tmp_path: Path) -> None:
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["ä.png", "b", "c"]
     assert json.loads(settings_file(out).read_text())["root"] == "/d"
     out.write_bytes(b'{"id": "nothing whole')
-    with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
+    with OutFile(out, SETTINGS, "/d") as file:
         assert not file.done
         assert out.read_bytes() == b""
 
 
+def test_errors_are_asked_again_and_their_rows_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "r.parquet"
+    with OutFile(out, SETTINGS, "/d") as file:
+        file.append(row("a", file.hash))
+        for id in "bcd":
+            file.append(failed({"id": id, "settings": file.hash}, "gone"))
+    with OutFile(out, SETTINGS, "/d", retry_errors=True) as file:
+        assert (file.done, dict(file.counts)) == ({"a"}, {"ok": 1, "error": 3})
+        file.append(row("c", file.hash))
+        file.append(failed({"id": "b", "settings": file.hash}, "still gone"))
+        assert (file.done, dict(file.counts)) == ({"a", "b", "c"}, {"ok": 2, "error": 2})
+    assert len(rows_file(out).read_bytes().splitlines()) == 6, "killed before the end: nothing is lost"
+    with OutFile(out, SETTINGS, "/d") as file:
+        assert (file.done, dict(file.counts)) == (set("abcd"), {"ok": 2, "error": 2})
+        assert [json.loads(line)["id"] for line in file.rows.read_text().splitlines()] == ["a", "d", "c", "b"]
+        with pytest.raises(ConfigError, match="another run is writing it"):
+            OutFile(out, SETTINGS, "/d")
+    with OutFile(out, SETTINGS, "/d", retry_errors=True) as file:
+        file.append(row("d", file.hash))
+        file.finish()
+        file.append(row("e", file.hash))
+    rows = [json.loads(line) for line in rows_file(out).read_text().splitlines()]
+    assert {row["id"]: row["reason"] for row in rows} == {"a": None, "c": None, "b": "still gone", "d": None, "e": None}
+    assert len(rows) == 5
+    assert parquet.read_table(out).column("id").to_pylist() == ["a", "c", "b", "d"]
+
+
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     out = tmp_path / "r.jsonl"
-    with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
+    with OutFile(out, SETTINGS, "/d") as file:
         file.append(row("a", file.hash))
     with pytest.raises(ConfigError, match=r"other settings \(n, prompt\); choose another --out, or --overwrite"):
-        OutFile(out, {**SETTINGS, "n": 2, "prompt": "p"}, "/d", overwrite=False)
+        OutFile(out, {**SETTINGS, "n": 2, "prompt": "p"}, "/d")
     assert out.read_bytes().count(b"\n") == 1
     with OutFile(out, {**SETTINGS, "n": 2}, "/d", overwrite=True) as file:
         assert not file.done
     out.write_text("[]\n")
     with pytest.raises(DataError, match=r"r\.jsonl:1: is no row"):
-        OutFile(out, SETTINGS, "/d", overwrite=False)
+        OutFile(out, SETTINGS, "/d")
     with pytest.raises(ConfigError, match=r"ends in \.jsonl, \.parquet, \.csv"):
-        OutFile(tmp_path / "r.txt", SETTINGS, "/d", overwrite=False)
+        OutFile(tmp_path / "r.txt", SETTINGS, "/d")
     (tmp_path / "taken").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
-        OutFile(tmp_path / "taken" / "r.jsonl", SETTINGS, "/d", overwrite=False)
+        OutFile(tmp_path / "taken" / "r.jsonl", SETTINGS, "/d")
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
 def test_tables_are_made_from_the_rows(tmp_path: Path, ending: str) -> None:
     out = tmp_path / f"r.{ending}"
-    with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
+    with OutFile(out, SETTINGS, "/d") as file:
         file.append(row('a,"b"\n', file.hash, votes=2, meta={"k": [1, "ü"]}))
         file.append(failed({"id": "c", "messages": [], "settings": file.hash}, "empty"))
         assert not out.exists()
@@ -140,7 +167,7 @@ def test_tables_are_made_from_the_rows(tmp_path: Path, ending: str) -> None:
         assert (rows[0]["votes"], rows[1]["text"]) == ("2", "")
     assert [row["id"] for row in rows] == ['a,"b"\n', "c"]
     assert json.loads(rows[0]["meta"]) == {"k": [1, "ü"]}
-    with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
+    with OutFile(out, SETTINGS, "/d") as file:
         assert file.done == {'a,"b"\n', "c"}
 
 
@@ -150,7 +177,7 @@ def test_answers_are_training_data(tmp_path: Path, ending: str) -> None:
     stamp = {"source": "d", "model": "m", "engine": "hf"}
     answers = [answer_of("<answer>owl</answer>", 7, False)]
     asked = sample(answer="5", options=("5", "6"), meta={"k": 1})
-    with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
+    with OutFile(out, SETTINGS, "/d") as file:
         base = described("b/7.png", asked, ["b/7.png", "b/8.mp4"], {**stamp, "settings": file.hash})
         file.append(answered(base, answers, prompt_tokens=9, seconds=0.5))
         file.append(failed({**base, "id": "bad"}, "empty"))
@@ -167,22 +194,22 @@ def test_files_that_are_not_ours_are_left_as_they_are(tmp_path: Path) -> None:
         file = tmp_path / name
         file.write_text(content)
         with pytest.raises((ConfigError, DataError), match="of `mmreason infer`"):
-            OutFile(file, SETTINGS, "/d", overwrite=False)
+            OutFile(file, SETTINGS, "/d")
         assert file.read_text() == content
     os.mkfifo(tmp_path / "pipe.jsonl")
     with pytest.raises(DataError, match="not a regular file"):
-        OutFile(tmp_path / "pipe.jsonl", SETTINGS, "/d", overwrite=False)
+        OutFile(tmp_path / "pipe.jsonl", SETTINGS, "/d")
 
 
 def test_one_run_at_a_time_writes_a_file(tmp_path: Path) -> None:
     out = tmp_path / "r.jsonl"
-    with OutFile(out, SETTINGS, "/d", overwrite=False), pytest.raises(ConfigError, match="another run is writing it"):
-        OutFile(out, SETTINGS, "/d", overwrite=False)
-    with OutFile(out, SETTINGS, "/d", overwrite=False) as file:
+    with OutFile(out, SETTINGS, "/d"), pytest.raises(ConfigError, match="another run is writing it"):
+        OutFile(out, SETTINGS, "/d")
+    with OutFile(out, SETTINGS, "/d") as file:
         file.append(row("a", file.hash))
     with pytest.raises(ConfigError, match="other settings"):
-        OutFile(out, {}, "/d", overwrite=False)
-    OutFile(out, SETTINGS, "/d", overwrite=False).close()
+        OutFile(out, {}, "/d")
+    OutFile(out, SETTINGS, "/d").close()
 
 
 def test_metadata_of_any_table_is_json(tmp_path: Path) -> None:
@@ -194,7 +221,7 @@ def test_metadata_of_any_table_is_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
 def test_half_characters_do_not_lose_a_table(tmp_path: Path, ending: str) -> None:
-    with OutFile(tmp_path / f"r.{ending}", SETTINGS, "/d", overwrite=False) as file:
+    with OutFile(tmp_path / f"r.{ending}", SETTINGS, "/d") as file:
         file.append(row("a", file.hash, text="x\ud800", meta={"k": "\ud800"}))
         file.finish()
     assert b"x\\ud800" in file.out.read_bytes()
@@ -202,7 +229,7 @@ def test_half_characters_do_not_lose_a_table(tmp_path: Path, ending: str) -> Non
 
 def test_a_full_disk_leaves_whole_rows(tmp_path: Path, small_disk: Any) -> None:
     disk = small_disk("64k")
-    with OutFile(disk / "r.jsonl", SETTINGS, "/d", overwrite=False) as file:
+    with OutFile(disk / "r.jsonl", SETTINGS, "/d") as file:
         file.append(row("a", file.hash, text="x" * 40_000))
         with pytest.raises(DataError, match=r"No space left"):
             file.append(row("b", file.hash, text="x" * 40_000))
