@@ -48,9 +48,6 @@ def rollout_engine(
             )
         folder = Path(config.run_dir)
         return ServedEngine(policy, decoder, arguments, options, folder, rank=rank, gather=gather, say=say)
-    if (count := len(gather(rank))) > 1:
-        raise ConfigError(
-            f"rollout.engine: vllm, but the run has {count} processes, and an engine in each was never tried; use "
-            "rollout.engine: server, which all of them ask"
-        )
+    if len(gather(rank)) > 1:  # one in each, in the run's process group, on the GPU that LOCAL_RANK names
+        arguments["distributed_executor_backend"] = "external_launcher"
     return VLLMEngine(policy, decoder, arguments, options, say, optimizer_to)

@@ -1,5 +1,8 @@
 """vLLM in the trainer's own process: the same prompts, the same answers, a second copy of the weights.
 
+In a run of several processes each has an engine of its own: vLLM's "external launcher" takes part in the process group
+that is there already, so that all of them are opened together (`take_weights` is called by all at the same place).
+
 An engine is opened when it is first needed, and stays open until the process ends or another run needs other
 settings: starting one takes half a minute and more. The weights are handed over in memory after each update.
 On a GPU its memory is given back between rollouts (`rollout.options.sleep`).

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from tests.integration.runs import config
 
 STAGES = {"ddp": None, "zero2": 2, "zero3": 3}
 STEPS, PROMPTS, SEED = 2, 4, 3
+ENGINES = "zero3"
+"""The strategy under which two processes with a vLLM engine each are tried: starting these takes longer than all else."""
 CASES: dict[str, dict[str, Any]] = {
     "full": {},
     "frozen": {"freeze": ["vision", "audio"]},
@@ -130,4 +133,9 @@ def run_pair(folder: Path, cases: dict[str, Any]) -> str:
 
 def run_strategy(strategy: str, folder: Path, model: Path, data: DemoFiles) -> str:
     """All runs with two processes under a strategy; what went wrong, or nothing."""
-    return run_pair(folder, cases_of(folder, model, data, _deepspeed(STAGES[strategy], folder)))
+    cases = cases_of(folder, model, data, _deepspeed(STAGES[strategy], folder))
+    if strategy == ENGINES and find_spec("vllm") is not None:  # last: vLLM changes torch's functions
+        rollout = {"n": 4, "max_new_tokens": 12, "engine": "vllm", "options": {"max_model_len": 1024}}
+        grpo = {**cases["terms"]["grpo"], "terms": [], "off_policy": "token_truncate"}
+        cases["vllm"] = {**cases["terms"], "run_dir": str(folder / "vllm"), "rollout": rollout, "grpo": grpo}
+    return run_pair(folder, cases)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from mmreason.config import build_config
 from mmreason.demo.media import DemoFiles
 from mmreason.errors import CheckpointError
 from mmreason.training import open_run
-from tests.integration.pairs import CASES, PROMPTS, STAGES, STEPS, cases_of
+from tests.integration.pairs import CASES, ENGINES, PROMPTS, STAGES, STEPS, cases_of
 from tests.integration.runs import metrics, tensors_of, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]  # two of these at once would starve
@@ -125,3 +127,16 @@ def test_only_the_process_with_videos_samples_contrast_rollouts(pair: tuple[str,
     mine, theirs = metrics(pair[1] / "contrast"), metrics(alone / "contrast")
     assert [line["contrast/groups"] for line in mine] == [line["contrast/groups"] for line in theirs] == [0.25] * 2
     assert mine[0]["reward/mean"] == pytest.approx(metrics(pair[1] / "grpo")[0]["reward/mean"])
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed (pip install 'mmreason[vllm]')")
+@pytest.mark.timeout(1800)
+def test_an_engine_in_each_process_has_the_trainers_weights(pairs: Callable[[str], tuple[Path, str]]) -> None:
+    """Real vLLM, colocated: after two updates, whose weights ZeRO-3 gathers, log-probs are those of the trainer."""
+    folder, problem = pairs(ENGINES)
+    assert not problem, problem
+    assert [facts["vllm"]["stage"] for facts in _facts(folder)] == [3, 3]
+    records = metrics(folder / "vllm")
+    assert [record["groups/sampled"] for record in records] == [PROMPTS] * 2
+    assert all(record["rollout/logprob_gap_p99"] < 1e-5 for record in records), "the largest of the processes' own"
+    assert all(record["grad_norm"] > 0 for record in records)
