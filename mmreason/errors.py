@@ -1,4 +1,4 @@
-"""Every error that a user can cause.
+"""Every error that a user can cause, and the one by which a run stops.
 
     MMReasonError (a ValueError)
     |-- ConfigError       a config file, an override or a combination of settings
@@ -82,3 +82,7 @@ class CheckpointError(MMReasonError):
 
 class EngineError(MMReasonError):
     """An engine that samples answers cannot be used, does not answer in time, or has other weights than the trainer."""
+
+
+class StopRequested(Exception):
+    """SIGTERM or SIGINT arrived; raised at the next stage boundary on every process, after which the run saves."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -91,10 +92,26 @@ class ServerOptions(VllmOptions):
     def _servers_are_started_or_found(self) -> ServerOptions:
         if self.devices and len(self.devices) != self.servers:
             raise ValueError(f"devices: {len(self.devices)} entries for {self.servers} servers; give one for each")
+        if not is_private(self.host):
+            raise ValueError(
+                f"host: {self.host!r}; a server obeys whoever reaches it, so expected 127.0.0.1 or the address of this "
+                "machine in a private network, such as 10.0.3.7"
+            )
+        if self.urls and (unread := sorted(self.model_fields_set & {"servers", "devices", "host", "restarts"})):
+            raise ValueError(f"{unread[0]}: is of servers that the run starts, and urls names running ones; drop one")
         for url in self.urls:
             if not re.fullmatch(r"http://[\w.:\[\]-]+", url):
                 raise ValueError(f"urls: {url!r}; expected addresses such as 'http://10.0.3.7:8000'")
         return self
+
+
+def is_private(host: str) -> bool:
+    """Whether only this machine or its private network reaches an address. Example: 127.0.0.1, localhost, 10.0.3.7."""
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        return False
+    return not address.is_unspecified and (address.is_loopback or address.is_private)
 
 
 ENGINE_OPTIONS: dict[str, type[Section]] = {"hf": HfOptions, "vllm": LocalOptions, "server": ServerOptions}

@@ -96,7 +96,10 @@ class AnswerEngine(ABC):
         """One answer below each path of segments; `seeds[i]` belongs to path i."""
 
     def take_weights(self, version: int) -> None:
-        """Sample by the trainer's weights of now, which have seen `version` steps. Parameters must be whole."""
+        """Sample by the trainer's weights of now, which have seen `version` steps. Parameters must be whole.
+
+        Raises EngineError, and StopRequested in all processes where the run was told to stop meanwhile.
+        """
         self.weight_version = version
 
     def rest(self) -> None:

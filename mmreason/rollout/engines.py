@@ -28,10 +28,12 @@ def rollout_engine(
     rank: int = 0,
     gather: Gather = lambda value: [value],
     optimizer_to: Callable[[torch.device], None] = lambda device: None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> AnswerEngine:
     """Raises ConfigError where vLLM is needed and not installed. samples: whose prompts it will be asked.
 
-    rank, gather: of the run's processes, which share its servers. optimizer_to: moves the optimizer's state.
+    rank, gather: of the run's processes, which share its servers. optimizer_to: moves the optimizer's state. stopping:
+    whether the run was told to stop.
     """
     rollout = config.rollout
     require_vllm(rollout.engine)
@@ -47,7 +49,9 @@ def rollout_engine(
                 'those of each, such as ["4", "5"]'
             )
         folder = Path(config.run_dir)
-        return ServedEngine(policy, decoder, arguments, options, folder, rank=rank, gather=gather, say=say)
+        return ServedEngine(
+            policy, decoder, arguments, options, folder, rank=rank, gather=gather, say=say, stopping=stopping
+        )
     if len(gather(rank)) > 1:  # one in each, in the run's process group, on the GPU that LOCAL_RANK names
         arguments["distributed_executor_backend"] = "external_launcher"
     return VLLMEngine(policy, decoder, arguments, options, say, optimizer_to)

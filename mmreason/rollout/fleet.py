@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mmreason.errors import EngineError, MMReasonError
-from mmreason.rollout.servers import ServerProcess, healthy
+from mmreason.errors import EngineError, MMReasonError, StopRequested
+from mmreason.rollout.servers import ServerProcess, free_ports, healthy
 from mmreason.rollout.transfer import QUICK_S, Transfer, load_folder
 from mmreason.rollout.web import Lost, Web
 
@@ -60,7 +60,7 @@ class Fleet:
 
     transfer: how they get new weights; start_s: how long a start may take; restarts: how many in all; rules: those of
     the trainer's positions, where the family's positions have several axes; frozen: a folder with all weights, for a
-    server that is new: those that are pushed need only be the ones that training changes.
+    server that is new: those that are pushed need only be the ones that training changes; give_up: told `failure`.
     """
 
     def __init__(
@@ -74,11 +74,12 @@ class Fleet:
         rules: str | None = None,
         frozen: Path | None = None,
         say: Callable[[str], None] = print,
+        give_up: Callable[[EngineError], None] = lambda failure: None,
     ) -> None:
         assert bool(processes) != bool(urls), "servers are started, or found"
         self.transfer, self.processes, self._start_s = transfer, list(processes), start_s
         self._found, self._left, self._say = list(urls), restarts, say
-        self._rules, self._frozen = rules, frozen
+        self._rules, self._frozen, self._give_up = rules, frozen, give_up
         self.restarted = 0
         """How many times a server was started again."""
         self.failure: EngineError | None = None
@@ -93,13 +94,19 @@ class Fleet:
         """Where the servers are; a server that is started again stays where it was."""
         return [process.url for process in self.processes] or self._found
 
-    def open(self) -> None:
-        """Start the servers, all at once, and wait until each is well. Raises EngineError."""
+    def open(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Start the servers, all at once, and wait until each is well.
+
+        Raises EngineError, and StopRequested as soon as `stopping()`.
+        """
         try:
-            for process in self.processes:
+            for process, port in zip(self.processes, free_ports([one.host for one in self.processes]), strict=True):
+                process.port = port
                 process.start()
             for process in self.processes:
-                process.wait_until_healthy(self._start_s)
+                process.wait_until_healthy(self._start_s, stopping)
+            if stopping():
+                raise StopRequested
             for url in self._found:
                 _require_reachable(url)
         except BaseException:
@@ -154,6 +161,7 @@ class Fleet:
                     self._bring_up_to_date(url)
             except (MMReasonError, OSError) as error:  # an OSError: no process can be started, or no log written
                 self.failure = EngineError(str(error))
+                self._give_up(self.failure)
                 return
 
     def _start_again(self, process: ServerProcess) -> None:

@@ -6,6 +6,7 @@ after that only what training changes is handed over (transfer.py).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from mmreason.config.engines import ServerOptions
-from mmreason.errors import EngineError, MMReasonError
+from mmreason.errors import EngineError, MMReasonError, StopRequested
 from mmreason.policy.policy import Policy
 from mmreason.rollout.base import Answer, AnswerEngine, Context, SamplingParams, TextDecoder
 from mmreason.rollout.fleet import Fleet
@@ -53,6 +54,7 @@ class ServedEngine(ServerEngine):
         rank: int = 0,
         gather: Gather = lambda value: [value],
         say: Callable[[str], None] = lambda line: None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(
             (),
@@ -66,20 +68,21 @@ class ServedEngine(ServerEngine):
         )
         self.policy, self.arguments, self.options = policy, dict(arguments), options
         self._folder, self._rank, self._gather, self._say = run_dir / "rollout", rank, gather, say
-        self._run = secrets.token_hex(4)
+        self._stopping, self._run = stopping, secrets.token_hex(4)
         self._canaries: list[Canary] = []
 
     def take_weights(self, version: int) -> None:
-        """Have every server take the policy's weights, and ask the canary. All processes call it. Raises EngineError.
+        """Have every server take the policy's weights, and ask the canary. All processes call it.
 
-        Parameters must be whole (`Engine.whole_parameters`). The servers are opened the first time.
+        Parameters must be whole (`Engine.whole_parameters`). The servers are opened the first time. Raises EngineError,
+        and StopRequested where rank 0 was told to stop while they started.
         """
         label = f"{self._run}:{version}"
         failure = self._attempt(label, version) if self._rank == 0 else None
         urls = self.fleet.urls if self.fleet is not None else []
         failure, urls, label = self._gather((failure, urls, label))[0]
-        if failure:
-            raise EngineError(failure)
+        if failure is not None:
+            raise failure
         if self._rank != 0 and not self._places:
             self.use(urls)
         self.version, self.weight_version = label, version
@@ -95,8 +98,28 @@ class ServedEngine(ServerEngine):
         if self._rank == 0:
             for folder in self._folder.glob("weights-*"):
                 shutil.rmtree(folder, ignore_errors=True)
+            self._verdict(self._run).unlink(missing_ok=True)
 
-    def _attempt(self, label: str, version: int) -> str | None:
+    def _failure(self) -> EngineError | None:
+        """Why the servers are given up: what rank 0's fleet says, the others read."""
+        if self._rank == 0:
+            return super()._failure()
+        with contextlib.suppress(OSError):
+            return EngineError(self._verdict(self.version).read_text(encoding="utf-8"))
+        return None
+
+    def _give_up(self, failure: EngineError) -> None:
+        """Tell the other processes, which may be waiting for a server while rank 0 waits for them."""
+        verdict = self._verdict(self._run)
+        partial = verdict.with_suffix(".partial")
+        partial.write_text(str(failure), encoding="utf-8")
+        partial.rename(verdict)
+
+    def _verdict(self, label: str) -> Path:
+        """Where it stands; the name is of this start of the run alone."""
+        return self._folder / f"failure-{label.partition(':')[0]}"
+
+    def _attempt(self, label: str, version: int) -> EngineError | StopRequested | None:
         """Open and push, on rank 0; why that failed, for the others to know."""
         try:
             if self.fleet is None:
@@ -106,8 +129,10 @@ class ServedEngine(ServerEngine):
             self.version, self.weight_version = label, version
             for place, canary in zip(self._places, self._canaries, strict=True):
                 canary.check(_One(self, place))
-        except (MMReasonError, OSError, SafetensorError) as error:  # the disk may be full
-            return str(error)
+        except StopRequested as stopped:
+            return stopped
+        except (MMReasonError, OSError, SafetensorError, RuntimeError) as error:  # the disk, or memory, may be full
+            return EngineError(str(error))
         return None
 
     def _open(self) -> None:
@@ -124,13 +149,15 @@ class ServedEngine(ServerEngine):
             rules=rules_text(policy.rules),
             frozen=frozen,
             say=self._say,
+            give_up=self._give_up,
         )
         where = f"{len(processes)} vLLM servers (may take minutes)" if processes else ", ".join(options.urls)
         self._say(f"{'starting' if processes else 'looking for'} {where}")
-        fleet.open()
+        fleet.open(self._stopping)
         self.fleet = fleet
         self.use(fleet.urls)
-        self._canaries = [Canary(policy, gap=max(1e-3, 10 * options.logprob_gap)) for _ in fleet.urls]
+        gap, exact = max(1e-3, 10 * options.logprob_gap), self.arguments["dtype"] == "float32"
+        self._canaries = [Canary(policy, gap, exact=exact) for _ in fleet.urls]
 
     def _process(self, number: int) -> ServerProcess:
         options = self.options

@@ -60,6 +60,7 @@ class ServerEngine(AnswerEngine):
         self.version = ""
         self.remade = 0
         """How many answers were asked for again."""
+        self._counting = threading.Lock()
         self.concurrency = concurrency
         self._places: list[Place] = []
         self._calls: set[_Call] = set()
@@ -110,6 +111,11 @@ class ServerEngine(AnswerEngine):
             place.web.close()
         if self.fleet is not None:
             self.fleet.close()
+
+    def count_again(self) -> None:
+        """One more answer is asked for again; from any thread."""
+        with self._counting:
+            self.remade += 1
 
     def _failure(self) -> EngineError | None:
         return self.fleet.failure if self.fleet is not None else None
@@ -174,7 +180,7 @@ class _Call:
             except Lost as lost:
                 self._require_time(place)
                 reason = str(lost)
-                engine.remade += 1
+                engine.count_again()
             self.over.wait(min(number, 1) * LOOK_S)  # the first time it may be the media that are missing, no more
             place.wait_for(self.version, lambda: self.over.is_set() or time.monotonic() > self.end)
             self._require_time(place)

@@ -57,7 +57,9 @@ class VLLMEngine(AnswerEngine):
     ) -> None:
         self.policy, self.decoder, self.options, self.say = policy, decoder, options, say
         self._optimizer_to = optimizer_to
-        self.canary = Canary(policy, gap=max(1e-3, 10 * options.logprob_gap))
+        self.canary = Canary(
+            policy, gap=max(1e-3, 10 * options.logprob_gap), exact=arguments["dtype"] == "float32"
+        )
         self._arguments = dict(arguments)
         self._llm: Any = None
         self._numbers = itertools.count()

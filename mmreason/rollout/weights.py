@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ _JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that vLLM has as one. Its reload makes such a layer anew, so that what it is not given of it is undefined."""
 _CANARY_TOKENS = 4
 _CHANGED = 1e-6
-"""Log-probs that differ by less are those of the same weights, computed once more."""
+"""Log-probs in float32 that differ by less are those of the same weights, computed once more."""
 
 
 def engine_weights(policy: Policy, *, whole: bool = False) -> Iterator[tuple[str, Tensor]]:
@@ -72,10 +73,19 @@ def _merged(policy: Policy, layer: str, scale: float) -> Iterator[tuple[str, Ten
 
 
 def write_weights(policy: Policy, folder: Path, *, whole: bool = False) -> None:
-    """`engine_weights` as a folder that vLLM's `reload_weights` opens."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in engine_weights(policy, whole=whole)}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    """`engine_weights` as a folder that vLLM's `reload_weights` opens; it is there as a whole, or not at all."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    tensors: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in engine_weights(policy, whole=whole):
+        own = tensor.cpu().contiguous()
+        tensors[name] = own.clone() if own.data_ptr() in places else own  # safetensors has no tensor twice
+        places.add(own.data_ptr())
+    save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +102,14 @@ class Canary:
     """A short fixed prompt per trained tower, and one of text: the engine's greedy log-probs against the trainer's.
 
     An engine with old weights is found out twice: its log-probs are further from the trainer's than `gap`, or they
-    are exactly what they were while the trainer's changed - at learning rates where no gap would show it.
+    are exactly what they were while the trainer's changed - at learning rates where no gap would show it. `exact`: the
+    engine computes in float32. Where it does not, small updates are lost in rounding; then the trainer's log-probs must
+    have moved by a tenth of `gap`, over as many updates as that takes.
     """
 
-    def __init__(self, policy: Policy, gap: float) -> None:
+    def __init__(self, policy: Policy, gap: float, *, exact: bool) -> None:
         self.policy, self.gap = policy, gap
+        self._changed = _CHANGED if exact else gap / 10
         kinds = [[], *([tower[0]] for tower in policy.tower_kinds())]
         self._prompts = [(_prompt(policy, found), "/".join(found) or "text") for found in kinds]
         self._before: list[Sung] = []
@@ -115,7 +128,9 @@ class Canary:
                 raise EngineError(
                     self._stale(kind, f"a log-prob is {gap:.2g} from the trainer's ({self.gap:g} may be)")
                 )
-        self._before = sung
+        # Where the engine's are still the same, the trainer's go on to be compared with the oldest of that time.
+        kept = zip(self._before or sung, sung, strict=True)
+        self._before = [before if torch.equal(before.engine, now.engine) else now for before, now in kept]
         return max(float((one.engine - one.trainer).abs().max()) for one in sung)
 
     def _sing(self, prompt: Segment, answer: Segment) -> Sung:
@@ -128,7 +143,7 @@ class Canary:
 
     def _moved(self, before: Sung) -> bool:
         """Whether the trainer scores the earlier answer otherwise than it did."""
-        return bool((self._scores(before.prompt, before.answer) - before.trainer).abs().max() > _CHANGED)
+        return bool((self._scores(before.prompt, before.answer) - before.trainer).abs().max() > self._changed)
 
     def _stale(self, kind: str, why: str) -> str:
         parts = sorted({self.policy.family.part_of(name) for name, _ in self.policy.trained() if not is_critic(name)})

@@ -15,7 +15,7 @@ from mmreason.config import RunConfig
 from mmreason.config.extras import require_trackers
 from mmreason.data import load_all
 from mmreason.difficulty import kept
-from mmreason.errors import ConfigError
+from mmreason.errors import ConfigError, StopRequested
 from mmreason.order import order_of
 from mmreason.reporting import write_report
 from mmreason.rewards import check_rewards
@@ -27,7 +27,7 @@ from mmreason.training.grpo import train_grpo
 from mmreason.training.run import Run
 from mmreason.training.sft import require_demos, train_sft
 from mmreason.training.shaping import load_shaping
-from mmreason.training.watch import StopRequested, Watch, watching
+from mmreason.training.watch import Watch, watching
 from mmreason.types import Sample
 
 __all__ = ["METHODS", "StopRequested", "open_run", "run"]

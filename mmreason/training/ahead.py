@@ -30,10 +30,13 @@ class Collector:
     def __init__(self, run: Run) -> None:
         self.run = run
         self._under_way: Beside[Collected] | None = None
+        self.was_ahead = False
+        """Whether the groups that were taken last are by older weights than the trainer's."""
 
     def take(self, step: int) -> Collected:
         """The groups of this step. From here on those of the next one are collected, where that is to be ahead."""
         run, under_way = self.run, self._under_way
+        self.was_ahead = under_way is not None
         collected = collect(run, step) if under_way is None else self._result(under_way)
         self._under_way = None
         if self._goes_ahead(step):

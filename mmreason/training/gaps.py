@@ -13,11 +13,12 @@ from mmreason.training.run import Run
 from mmreason.types import Batch
 
 
-def logprob_gaps(run: Run, updates: Sequence[Sequence[Batch]]) -> dict[str, float]:
+def logprob_gaps(run: Run, updates: Sequence[Sequence[Batch]], *, stale: bool) -> dict[str, float]:
     """`rollout/logprob_gap` (mean), `_p99` and `rollout/logprob_correlation` of a step's tokens; {} for our own loop.
 
     Over a limit (rollout.options.logprob_gap) the run says so once, with the likely causes. The 99th percentile is
-    the largest of the processes' own.
+    the largest of the processes' own. stale: the answers are by older weights, so that a gap says nothing of the
+    engine; with `rollout.ahead` those of the first step after each checkpoint are not.
     """
     if run.config.rollout.engine == "hf":
         return {}
@@ -28,7 +29,7 @@ def logprob_gaps(run: Run, updates: Sequence[Sequence[Batch]]) -> dict[str, floa
         return {}
     found = statistics(totals)
     limit = options_of(run.config.rollout).logprob_gap
-    if not found["rollout/logprob_gap"] <= limit and not run.config.rollout.ahead:  # then weights are one step apart
+    if not found["rollout/logprob_gap"] <= limit and not stale:
         run.announce(_warning(found["rollout/logprob_gap"], limit), f"step {run.step + 1}; docs/rollout.md")
     return {**found, "rollout/logprob_gap_p99": highest}
 

@@ -59,7 +59,7 @@ def train_grpo(run: Run) -> None:
             updates = [
                 [with_logprobs(run, row, reference=config.grpo.kl_in == "loss") for row in rows] for rows in updates
             ]
-        gaps = logprob_gaps(run, updates)
+        gaps = logprob_gaps(run, updates, stale=collector.was_ahead)
         loss = row_loss(config, objective_of(config, step - 1), coefficient, terms_of(config, step - 1))
         with run.timed("update"):
             changes = [update(run, rows, loss, run.temperature, inputs.teaching) for rows in updates]

@@ -23,7 +23,7 @@ from torch import Tensor
 from mmreason.algorithms.advantages import NEEDS_CRITIC
 from mmreason.config import RewardConfig, RunConfig, leaf_values
 from mmreason.encode import Encoder
-from mmreason.errors import BudgetError, CheckpointError, ConfigError
+from mmreason.errors import BudgetError, CheckpointError, ConfigError, StopRequested
 from mmreason.evaluation import EvalResult, evaluate
 from mmreason.evaluation.dependence import dependence, dependence_lines
 from mmreason.order import Order
@@ -45,7 +45,7 @@ from mmreason.training.methods import learning_rate_factor, next_temperature, re
 from mmreason.training.metrics import MetricsLog, Progress, Stopwatch
 from mmreason.training.shaping import Shaping, load_shaping
 from mmreason.training.trackers import Trackers
-from mmreason.training.watch import StopRequested, Watch
+from mmreason.training.watch import Watch
 from mmreason.types import Sample, Segment, View
 
 ANNOUNCED = 10
@@ -72,6 +72,7 @@ class Run:
         self.pipeline = MediaPipeline(config.media, traits, self.policy.processor, config.data.media_root)
         policy = self.policy
         self.encoder = Encoder(policy.processor, policy.tokenizer, policy.rules, self.pipeline, config.data)
+        self.stop_requested = False
         self.rollouts = self._open_rollouts([*samples, *eval_samples])
         # SFT needs no reward to train, but its evaluations have to tell right from wrong.
         self.rewards = RewardPool(config.rewards or (RewardConfig(name="accuracy"),), config.scoring)
@@ -85,7 +86,6 @@ class Run:
         self.gallery = Gallery(config, self.log)
         self.timed = Stopwatch(watch.enter)
         self.progress = Progress(config.train.steps, self.step, active=self.engine.is_main, label=config.train.method)
-        self.stop_requested = False
         self._synced: int | None = None  # of which step the rollout engine has the weights
         self.carried: dict[str, float] = {}
         """Numbers that a method hands from each step to the next; saved with the run."""
@@ -121,6 +121,7 @@ class Run:
             rank=self.engine.rank,
             gather=self.engine.gather,
             optimizer_to=self.engine.move_optimizer_state,
+            stopping=lambda: self.stop_requested,
         )
 
     def _open_feed(self, samples: Sequence[Sample], order: Order) -> Feed:

@@ -32,7 +32,7 @@ from torch.distributed import DistError
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from mmreason.errors import ConfigError, MMReasonError
+from mmreason.errors import ConfigError, MMReasonError, StopRequested
 from mmreason.training import guard
 
 LOST_S = 30
@@ -49,10 +49,6 @@ EXIT_STATUS = 3
 """Of a process that ended because another one failed."""
 GOES_ON = "all processes stop; the same command goes on"
 _VERDICT = "verdict"
-
-
-class StopRequested(Exception):
-    """SIGTERM or SIGINT arrived; raised at the next stage boundary on every process, after which the run saves."""
 
 
 class RankError(MMReasonError):

@@ -23,7 +23,7 @@ from tests.integration.runs import config
 STAGES = {"ddp": None, "zero2": 2, "zero3": 3}
 STEPS, PROMPTS, SEED = 2, 4, 3
 ENGINES = "zero3"
-"""The strategy under which two processes with a vLLM engine each are tried: starting these takes longer than all else."""
+"""The strategy under which two processes with a vLLM engine each are tried: starting engines takes longest of all."""
 CASES: dict[str, dict[str, Any]] = {
     "full": {},
     "frozen": {"freeze": ["vision", "audio"]},
@@ -136,6 +136,6 @@ def run_strategy(strategy: str, folder: Path, model: Path, data: DemoFiles) -> s
     cases = cases_of(folder, model, data, _deepspeed(STAGES[strategy], folder))
     if strategy == ENGINES and find_spec("vllm") is not None:  # last: vLLM changes torch's functions
         rollout = {"n": 4, "max_new_tokens": 12, "engine": "vllm", "options": {"max_model_len": 1024}}
-        grpo = {**cases["terms"]["grpo"], "terms": [], "off_policy": "token_truncate"}
+        grpo = {**cases["terms"]["grpo"], "terms": [{"name": "imitation"}], "off_policy": "token_truncate"}
         cases["vllm"] = {**cases["terms"], "run_dir": str(folder / "vllm"), "rollout": rollout, "grpo": grpo}
     return run_pair(folder, cases)

@@ -16,13 +16,12 @@ import torch
 
 from mmreason.config import build_config
 from mmreason.demo.media import DemoFiles
-from mmreason.errors import EngineError
+from mmreason.errors import EngineError, StopRequested
 from mmreason.policy.policy import load_policy
 from mmreason.rollout.base import Answer, SamplingParams
 from mmreason.rollout.hf import HFEngine
 from mmreason.training import METHODS, open_run
 from mmreason.training.run import Run
-from mmreason.training.watch import StopRequested
 from tests.integration import runs
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="rollout.engine: server needs vLLM to be installed")
@@ -53,7 +52,7 @@ REWARD = "def score(sample, text):\n    return (sum(map(ord, text)) % 7) / 6\n"
 """One that an untrained model's answers differ in."""
 
 
-def opened(run_dir: Path, model: Path, data: DemoFiles, steps: int = 6) -> Run:
+def opened(run_dir: Path, model: Path, data: DemoFiles, steps: int = 6, gap: float = 1e-4) -> Run:
     reward = run_dir.with_name("reward.py")
     reward.write_text(REWARD)
     values = runs.config(
@@ -61,7 +60,7 @@ def opened(run_dir: Path, model: Path, data: DemoFiles, steps: int = 6) -> Run:
         model,
         data,
         "grpo",
-        rollout={"engine": "server", "ahead": 1},
+        rollout={"engine": "server", "ahead": 1, "options": {"logprob_gap": gap}},
         grpo={"off_policy": "token_truncate"},
         train={"steps": steps, "save_every": 3, "keep": 9},
     )
@@ -80,9 +79,10 @@ def trained(run: Run) -> dict[str, torch.Tensor]:
 
 
 def test_answers_are_one_step_old_but_not_over_a_checkpoint_and_a_killed_run_goes_on_exactly(
-    tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path
+    tiny_omni: Path, demo_data: DemoFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = trained(opened(tmp_path / "whole", tiny_omni, demo_data))
+    whole = trained(opened(tmp_path / "whole", tiny_omni, demo_data, gap=1e-12))
+    assert "off the trainer's in the mean (limit 1e-12)" in capsys.readouterr().err
     records = runs.metrics(tmp_path / "whole")
     assert [record["rollout/staleness"] for record in records] == [0, 1, 1, 0, 1, 1]
     assert all(record["time/ahead/rollout"] > 0 for record in records if record["step"] in (1, 2, 4, 5))
@@ -97,6 +97,8 @@ def test_answers_are_one_step_old_but_not_over_a_checkpoint_and_a_killed_run_goe
     assert resumed.step == 3
     again = trained(resumed)
     assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    assert all(record["rollout/logprob_gap"] > 1e-4 for record in records if record["rollout/staleness"])
+    assert "off the trainer's" not in capsys.readouterr().err, "older weights are no fault of the engine"
 
 
 def test_a_stop_waits_for_no_answers_and_forgets_what_was_taken_for_them(

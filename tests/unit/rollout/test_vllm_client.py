@@ -14,13 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmreason.errors import EngineError
-from mmreason.policy.policy import Policy
+from mmreason.config import ModelConfig
+from mmreason.config.engines import ServerOptions
+from mmreason.errors import EngineError, StopRequested
+from mmreason.policy.policy import Policy, load_policy
 from mmreason.policy.positions import MediaRules
 from mmreason.rollout.base import SamplingParams
 from mmreason.rollout.fleet import Control, Fleet
 from mmreason.rollout.keeper import below
-from mmreason.rollout.servers import ServerProcess, healthy
+from mmreason.rollout.served import ServedEngine
+from mmreason.rollout.servers import ServerProcess, free_ports, healthy
 from mmreason.rollout.transfer import Transfer, load_folder
 from mmreason.rollout.vllm_client import ServerEngine
 from mmreason.rollout.web import Lost, Web
@@ -77,12 +80,15 @@ def given(made: Path) -> Callable[[Transfer], None]:
 
 
 Opened = Callable[..., ServerEngine]
+given_up: list[EngineError] = []
+"""What a fleet has told of itself."""
 
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Opened]:
     """Engines on servers of their own, which have the weights "first", labelled "run:1"."""
     engines: list[ServerEngine] = []
+    given_up.clear()
 
     def make(*, seconds: float = 0.0, servers: int = 1, restarts: int = 3, deadline_s: float = 60.0) -> ServerEngine:
         said: list[str] = []
@@ -92,6 +98,7 @@ def opened(tmp_path: Path) -> Iterator[Opened]:
             start_s=30,
             restarts=restarts,
             say=said.append,
+            give_up=given_up.append,
         )
         fleet.open()
         engine = ServerEngine(
@@ -161,6 +168,35 @@ def test_a_server_that_dies_too_often_ends_the_run(opened: Opened) -> None:
     threading.Timer(0.2, os.kill, (server_pid(engine), signal.SIGKILL)).start()
     with pytest.raises(EngineError, match=r"rollout server 0 died, and was started again 0 times already .*restarts"):
         engine.generate(prompts(), 3, PARAMS, SEEDS)
+    assert engine.fleet is not None
+    assert given_up == [engine.fleet.failure]
+
+
+def test_a_stop_does_not_wait_for_servers_that_start(tmp_path: Path) -> None:
+    slow = ServerProcess("rollout server 0", lambda port: ["sleep", "600"], tmp_path / "server-0.log")
+    fleet, began = Fleet(Given(tmp_path, 10), [slow], start_s=300), time.monotonic()
+    with pytest.raises(StopRequested):
+        fleet.open(lambda: time.monotonic() > began + 1)
+    assert time.monotonic() - began < 20
+    assert not slow.alive
+
+
+def test_all_processes_learn_that_the_servers_are_given_up(tiny_vl: Path, tmp_path: Path) -> None:
+    """Rank 1 waits for a server that is gone, and rank 0, which alone knows that it will not come back, for rank 1."""
+    told: list[tuple[object, ...]] = []
+    parts = (load_policy(ModelConfig(path=str(tiny_vl))), Decoder(), {"dtype": "float32"}, ServerOptions(), tmp_path)
+    first = ServedEngine(*parts)
+    second = ServedEngine(*parts, rank=1, gather=lambda mine: told)
+    (port,) = free_ports(["127.0.0.1"])
+    told.append((None, [f"http://127.0.0.1:{port}"], f"{first._run}:1"))
+    second.take_weights(1)
+    (tmp_path / "rollout").mkdir()
+    threading.Timer(0.5, first._give_up, [EngineError("rollout server 0 died")]).start()
+    with pytest.raises(EngineError, match="rollout server 0 died"):
+        second.generate(prompts(), 3, PARAMS, SEEDS)
+    first.close()
+    assert not list((tmp_path / "rollout").iterdir())
+    second.close()
 
 
 def test_answers_by_other_weights_are_not_taken(opened: Opened) -> None:

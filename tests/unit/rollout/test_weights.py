@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from mmreason.config import LoraConfig, ModelConfig
-from mmreason.policy.policy import load_policy
-from mmreason.rollout.weights import engine_weights
+from mmreason.errors import EngineError
+from mmreason.policy.policy import Policy, load_policy
+from mmreason.rollout.hf import HFEngine
+from mmreason.rollout.weights import Canary, engine_weights, write_weights
 
 
 @pytest.mark.parametrize(
@@ -28,3 +33,47 @@ def test_what_vllm_joins_is_given_whole_where_only_a_part_has_adapters(
     plain = {name for name, _ in engine_weights(load_policy(ModelConfig(path=str(tiny_vl))), whole=True)}
     assert set(given) == {name for name in plain if name.split(".")[-2] in joined and "layers." in name}
     assert {name for name, _ in engine_weights(policy, whole=True)} == plain
+
+
+@pytest.fixture
+def policy(tiny_vl: Path) -> Policy:
+    return load_policy(ModelConfig(path=str(tiny_vl), freeze=("vision",)))
+
+
+def test_a_folder_of_weights_is_there_as_a_whole(policy: Policy, tmp_path: Path) -> None:
+    folder = tmp_path / "weights-3"
+    for left in (folder, tmp_path / "weights-3.partial"):  # by a run that was killed
+        left.mkdir()
+        (left / "model.safetensors").write_text("half")
+    given = dict(engine_weights(policy))
+    first, second, *_ = (parameter for _, parameter in policy.trained() if parameter.shape == (128,))
+    second.data = first.data  # one tensor under two names, which safetensors does not take
+    write_weights(policy, folder)
+    assert load_file(folder / "model.safetensors").keys() == given.keys()
+    assert [left.name for left in tmp_path.iterdir()] == ["weights-3"]
+
+
+class Texts:
+    def text(self, ids: Tensor) -> str:
+        return " ".join(map(str, ids.tolist()))
+
+
+def unnoticed_updates(policy: Policy, canary: Canary, engine: HFEngine) -> int:
+    """How many small updates the canary lets pass until it says that the engine has not even one of them."""
+    canary.check(engine)
+    for count in range(50):
+        with torch.no_grad():
+            for _, parameter in policy.trained():
+                parameter.mul_(1 + 2e-4)
+        try:
+            canary.check(engine)
+        except EngineError as error:
+            return count if "exactly those of before the update" in str(error) else -1
+    return 50
+
+
+def test_an_update_that_rounding_hides_is_no_error_until_it_shows(policy: Policy, tiny_vl: Path) -> None:
+    """The engine never takes new weights: in float32 the first update shows it, else many together."""
+    engine = HFEngine(load_policy(ModelConfig(path=str(tiny_vl))), Texts())
+    assert unnoticed_updates(policy, Canary(policy, gap=0.05, exact=False), engine) in range(2, 50)
+    assert unnoticed_updates(policy, Canary(policy, gap=1.0, exact=True), engine) == 0
