@@ -56,7 +56,7 @@ def chosen(part: str, words: Sequence[str], each: int, seed: int) -> list[Mutant
     for path in sorted((ROOT / part).glob("*.py")):
         name = f"{part}/{path.name}"
         named = any(word in name for word in words)
-        if (words and not named) or (path.stem in PROCESSES and not named):
+        if (words and not named) or (path.stem in PROCESSES and path.stem not in words):
             continue
         found = mutants(path, name)
         some = found if each == 0 or len(found) <= each else random.Random(f"{seed} {name}").sample(found, each)
@@ -98,13 +98,18 @@ def in_few_files(tests: Sequence[str]) -> list[str]:
     return [test for test in tests if test.split("::")[0] in files]
 
 
-def run_part(part: str, picked: Sequence[Mutant], shadow: Path, seconds: float, say: Callable[..., None]) -> None:
-    """Try every mutant of a part and `say` each one's verdict."""
+def run_part(
+    part: str, picked: Sequence[Mutant], shadow: Path, known: Path | None, seconds: float, say: Callable[..., None]
+) -> None:
+    """Try every mutant of a part and `say` each one's verdict. `known`: where it is kept which test runs what."""
     notes = shadow.parent / f"{Path(part).name}.jsonl"
 
     def first(session: Session) -> None:
-        seen = look_apart(session, sorted({mutant.path for mutant in picked}), notes)
         items = {item.nodeid: item for item in session.items}
+        path = known or notes.with_suffix(".seen")
+        if not path.exists():
+            look_apart(session, sorted(f"{part}/{path.name}" for path in (ROOT / part).glob("*.py")), path)
+        seen = {test: one for test, one in read_seen(path).items() if test in items}
         for mutant in picked:
             tests = tests_of(mutant, seen, seconds)
             limit = SPARE_S + 5 * sum(seen[test].seconds for test in tests)
@@ -114,6 +119,7 @@ def run_part(part: str, picked: Sequence[Mutant], shadow: Path, seconds: float, 
             else:
                 write(notes, {"mutant": asdict(mutant), "tests": in_few_files(tests), "limit": limit})
 
+    notes.touch()
     in_session(shadow, PARTS[part], first)
     left = lines_of(notes)
     if any(imported_anew(shadow, None, one["tests"], one["limit"]).found for one in left[:1] if one["tests"]):
@@ -123,9 +129,8 @@ def run_part(part: str, picked: Sequence[Mutant], shadow: Path, seconds: float, 
         say(mutant, imported_anew(shadow, mutant, one["tests"], one["limit"]) if one["tests"] else Verdict(False))
 
 
-def look_apart(session: Session, modules: Sequence[str], notes: Path) -> dict[str, Seen]:
-    """`look` in a child, whose changes for looking end with it."""
-    path = notes.with_suffix(".seen")
+def look_apart(session: Session, modules: Sequence[str], path: Path) -> None:
+    """`look` in a child, whose changes for looking end with it; what it saw goes into a file."""
 
     def work(_: Callable[[str], None]) -> int:
         seen = look(session, modules)
@@ -134,7 +139,9 @@ def look_apart(session: Session, modules: Sequence[str], notes: Path) -> dict[st
         return 0
 
     forked(work, 0.0)
-    notes.touch()
+
+
+def read_seen(path: Path) -> dict[str, Seen]:
     rows = json.loads(path.read_text())
     return {test: Seen(s, passed, {(file, line) for file, line in ran}) for test, (s, passed, ran) in rows.items()}
 
@@ -203,6 +210,7 @@ def main() -> None:
     parser.add_argument(
         "--out", default="", help="JSON lines of all mutants, whether they were found, and by which test"
     )
+    parser.add_argument("--seen", default="", help="a file for which test runs what, to look only once; for one part")
     parser.add_argument("--again", action="store_true", help="try what survived in --out again")
     parser.add_argument("--read", default="", help="only print the table of this file")
     arguments = parser.parse_args()
@@ -213,6 +221,7 @@ def main() -> None:
     with warnings.catch_warnings(action="ignore"):
         for name in PRELOADED:
             importlib.import_module(name)
+    known = Path(arguments.seen).resolve() if arguments.seen else None
     with tempfile.TemporaryDirectory() as folder:
         shadow, out = shadow_of(Path(folder) / "tree"), Path(arguments.out or f"{folder}/out.jsonl").resolve()
         os.chdir(shadow)
@@ -230,7 +239,7 @@ def main() -> None:
             new = chosen(part, arguments.words, arguments.each, arguments.seed)
             picked = list(dict.fromkeys(one for one in [*again, *new] if place_of(asdict(one)) not in done))
             if picked:
-                run_part(part, picked, shadow, arguments.seconds, say)
+                run_part(part, picked, shadow, known, arguments.seconds, say)
         report(out)
 
 

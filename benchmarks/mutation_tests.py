@@ -29,7 +29,10 @@ OPTIONS = ("-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRew
 
 @dataclass
 class Seen:
-    """What a test did with nothing changed: processor seconds, whether it passed, functions it ran as (path, line)."""
+    """What a test did with nothing changed: how long it took, whether it passed, functions it ran as (path, line).
+
+    Seconds are those of the processor, or a quarter of the time that passed, if that is more: some tests wait.
+    """
 
     seconds: float
     passed: bool
@@ -84,11 +87,12 @@ def look(session: Session, modules: Sequence[str]) -> dict[str, Seen]:
         for node in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
             node.body.insert(0, ast.parse(f"mutation_hit({path!r}, {node.lineno})").body[0])
         put(_codes(ast.fix_missing_locations(tree), file), session.living.get(str(file), []))
-    seen, started = {}, time.process_time()
+    seen, busy, began = {}, time.process_time(), time.monotonic()
     for item, passed in session.run(session.items):
-        seen[item.nodeid] = Seen(time.process_time() - started, passed, set(hits))
+        seconds = max(time.process_time() - busy, (time.monotonic() - began) / 4)
+        seen[item.nodeid] = Seen(seconds, passed, set(hits))
         hits.clear()
-        started = time.process_time()
+        busy, began = time.process_time(), time.monotonic()
     return seen
 
 
@@ -228,7 +232,7 @@ def _become_quiet() -> None:
 
 def _ended(child: int, seconds: float) -> int:
     """Status of the child; what sleeps instead of computing is ended as well, long after it should have ended."""
-    deadline = time.monotonic() + 20 * seconds if seconds else float("inf")
+    deadline = time.monotonic() + 4 * seconds if seconds else float("inf")
     while time.monotonic() < deadline:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:

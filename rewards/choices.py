@@ -67,8 +67,9 @@ def plain(option: str, index: int) -> str:
 
 
 def _trim(text: str) -> str:
-    for _ in range(2):  # \boxed{\text{B}} is as deep as it gets
-        text = re.sub(r"\\(?:boxed|text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
+    wrapped = ""
+    while text != wrapped:  # \boxed{\text{B}}, from the inside out
+        wrapped, text = text, re.sub(r"\\(?:boxed|text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
     return " ".join(text.split()).strip(_AROUND)
 
 

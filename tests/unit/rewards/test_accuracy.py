@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mmreason.rewards import bind
 from mmreason.rewards.base import BAD_GOLD, extract_answer
 from mmreason.rewards.numbers import read_number
+from mmreason.rewards.symbolic import LONGEST, parse_math
 from mmreason.rewards.texts import words
 from mmreason.types import Rollout
 from tests.unit.rewards.helpers import answered, grade, sample, value_of
@@ -49,7 +50,7 @@ def test_tags_are_required_unless_told_otherwise() -> None:
     [
         "B", "b", "(B)", "B.", "B)", "B) green", "B. green", "B: Green", "(B) green", "B green", "green", "Green.",
         "Answer: B", "The answer is (B) green.", "the answer is green", "Option B", "B is the correct answer", "**B**",
-        "\\boxed{B}", "\\boxed{\\text{B}}", "B, because it is green", "It is (b)",
+        "\\boxed{B}", "\\boxed{\\text{B}}", "\\boxed{\\text{\\textbf{B}}}", "B, because it is green", "It is (b)",
     ],
 )  # fmt: skip
 def test_ways_to_say_b(answer: str) -> None:
@@ -231,6 +232,11 @@ def test_formulas_without_end_are_no_answer(answer: str) -> None:
     (score,) = bind("accuracy", {})(sample("5", "math"), answered(answer))
     assert (score.total, score.flags["answered"]) == (0, False)
     assert value_of("2^{2024}", sample("4^{1012}", "math")) == 1
+
+
+def test_longer_texts_are_no_formulas() -> None:
+    assert parse_math("7".rjust(LONGEST))
+    assert not parse_math("7".rjust(LONGEST + 1))
 
 
 def test_math_works_outside_the_main_thread() -> None:

@@ -63,6 +63,10 @@ def test_what_is_in_a_list(text: str, boxes: Any) -> None:
     assert [item.box for item in items] == boxes
 
 
+def test_a_lone_label_is_a_thing() -> None:
+    assert read_items('{"label": "cat"}') == [Item(label="cat")]
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "a cat", "[", "{", '[{"bbox_2d": [1, 2', "[{'label': 'it's'}]", '{"a" 1}', "{1: 2}", "[1 2 3 4]",

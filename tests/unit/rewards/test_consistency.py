@@ -27,6 +27,7 @@ OPTIONS = ("red", "blue car", "green")
         ("A car stands there.", "A", 0.0, False),
         ("The answer is B.\nLet me write it down.", "B", 0.0, False),
         ("Thus, C", "C", 1.0, True),
+        ("So I pick D", "A", 0.0, False),  # there are three
         ("Not option A, but option C", "C", 1.0, True),
         ("Not option A, but option C", "A", 0.0, True),
         ("Thus **B**.", "B", 1.0, True),

@@ -13,11 +13,21 @@ import pytest
 
 from mmreason.config import RewardConfig, ScoringConfig
 from mmreason.errors import ConfigError, RewardError
-from mmreason.rewards import bind, facts, verdict_cache
+from mmreason.rewards import base, bind, facts, verdict_cache
 from mmreason.rewards.base import BAD_GOLD
 from mmreason.rewards.judge_prompts import PROMPTS, escaped, prompt_hash, request
 from mmreason.rewards.pool import RewardPool
-from mmreason.rewards.remote import Patience, Unavailable, jittered, read_retry_after
+from mmreason.rewards.remote import (
+    LARGEST_REPLY,
+    SPARE_S,
+    Errand,
+    Nonsense,
+    Patience,
+    Server,
+    Unavailable,
+    jittered,
+    read_retry_after,
+)
 from mmreason.types import MediaRef, Message, Rollout, Sample, Score
 from tests.unit.rewards.helpers import answered, sample
 from tests.unit.rewards.judge_server import JudgeServer, blocks_of, code_of, judge_server
@@ -203,7 +213,8 @@ def test_ordinary_text_stays_as_it_is() -> None:
 )
 def test_a_verdict_has_one_form(reply: str, verdict: str | None) -> None:
     asked = request(PROMPTS["correct"], [("Answer", "x")])
-    assert "YES or NO" in asked.messages[0]["content"]
+    assert "where X is YES or NO." in asked.messages[0]["content"]
+    assert "where X is FIRST, SECOND or TIE." in request(PROMPTS["pair"], []).messages[0]["content"]
     assert asked.verdict(reply.replace("{}", asked.code)) == verdict
 
 
@@ -249,6 +260,21 @@ def test_only_those_who_pause_have_time_for_an_outage() -> None:
     given: dict[str, Any] = {"retries": 1, "request_s": 1.0, "deadline_s": 5.0, "outage_s": 7.0}
     assert Patience(on_outage="pause", **given).longest_s == 12
     assert Patience(on_outage="drop", **given).longest_s == 5
+
+
+def test_a_group_asks_for_its_time_and_gives_each_request_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(base, "_time_listeners", [asked.append])
+    given: dict[str, Any] = {"retries": 0, "on_outage": "drop", "outage_s": 1.0}
+    assert 4 < Errand(Patience(request_s=60.0, deadline_s=5.0, **given)).ask(lambda timeout_s: timeout_s) <= 5
+    assert Errand(Patience(request_s=2.0, deadline_s=5.0, **given)).ask(lambda timeout_s: timeout_s) == 2
+    assert asked == [5 + SPARE_S] * 2
+
+
+def test_a_reply_without_end_is_nonsense(server: JudgeServer) -> None:
+    server.values = lambda body: "x" * LARGEST_REPLY
+    with pytest.raises(Nonsense, match=f"a reply of more than {LARGEST_REPLY} bytes"):
+        Server(server.url).post("score", b"{}", 20.0)
 
 
 def test_an_outage_drops_the_group_where_that_is_the_policy(server: JudgeServer) -> None:

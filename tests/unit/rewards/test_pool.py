@@ -375,3 +375,12 @@ def test_no_reward_for_a_task(plugin: str) -> None:
 def test_a_pool_refuses_gates_that_are_none() -> None:
     with pytest.raises(ConfigError, match=r"rewards\.0\.gate: 'iou', expected the label of another reward; known: "):
         RewardPool([RewardConfig(name="accuracy", gate="iou"), RewardConfig(name="format")], scoring())
+
+
+@pytest.mark.parametrize(
+    ("groups", "workers", "sizes"), [(5, 2, [1] * 5), (40, 2, [5] * 8), (9, 1, [2] * 4 + [1]), (400, 2, [16] * 25)]
+)
+def test_every_worker_has_four_messages_or_more(groups: int, workers: int, sizes: list[int]) -> None:
+    scoring = pool_module._Scoring([(sample("a"), answered("a"))] * groups, [lambda task: True])
+    scoring.cut_chunks(workers)
+    assert [len(chunk) for chunk in scoring.chunks] == sizes

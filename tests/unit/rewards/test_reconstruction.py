@@ -66,6 +66,10 @@ def test_boxes_as_the_public_code(case: dict[str, Any]) -> None:
     assert mean_overlap(gold, find_boxes(case["input"]["reply"])) == pytest.approx(case["output"]["reward"], abs=1e-12)
 
 
+def test_what_a_reply_does_not_state_is_0() -> None:
+    assert read_distribution("fear: 0.25, FEAR: 0.5, awe: 7", ["fear", "joy", "awe"]) == [0.5, 0.0, 0.0]
+
+
 def test_what_is_cleaned_away() -> None:
     text = "The sky is grey. It shows Fear!\nSo one is afraid, joyful\u3002 He runs"
     assert without_classes(text, ["fear", "joy"]) == "The sky is grey. He runs"

@@ -37,6 +37,10 @@ def test_worked_totals(accuracy: float, shape: float, total: float) -> None:
     assert 0.9 * accuracy + 0.1 * shape == pytest.approx(total)
 
 
+def test_of_marked_letters_the_first_in_the_text_counts() -> None:
+    assert choice("it is (B), (A) is not") == "B"
+
+
 @given(st.text(alphabet="AB(){}.\\boxed<answer>/ \n19=", max_size=80))
 def test_any_text_is_graded(text: str) -> None:
     assert grade(text, "B", "mcq") in (0, 1)

@@ -187,6 +187,7 @@ def test_trace() -> None:
     assert value("trace", "trace", gold, "(0, 0.5), (1, 0.5)") == pytest.approx(0.75 + 0.5)
     assert value("trace", "trace", gold, "(1, 0), (0, 0)") == pytest.approx(0 + 1 - 8 / 15)
     for bad in ("", "(0, 0)", "(0, 0, 0), (1, 0, 0)", "(a, b), (c, d)", "(1e999, 0), (1, 0)"):
+        assert grade("trace", sample(golds={"trace": gold}), bad).flags == {"answered": False}
         assert value("trace", "trace", gold, bad) == 0
 
 

@@ -121,6 +121,11 @@ def test_reading_spans(text: str, spans: Any) -> None:
     assert read_spans(text) == spans
 
 
+def test_longer_texts_hold_no_spans() -> None:
+    assert read_spans("1 to 2".ljust(LONGEST)) == [(1, 2)]
+    assert read_spans("1 to 2".ljust(LONGEST + 1)) is None
+
+
 @pytest.mark.parametrize(
     ("golds", "meta", "error"),
     [
