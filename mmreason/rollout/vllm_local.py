@@ -202,7 +202,23 @@ def close() -> None:
     """End the process's engine, if there is one."""
     while _OPENED:
         _, llm = _OPENED.pop()
-        llm.llm_engine.engine_core.shutdown()
+        with _sparing_the_runs_processes():
+            llm.llm_engine.engine_core.shutdown()
+
+
+@contextlib.contextmanager
+def _sparing_the_runs_processes() -> Iterator[None]:
+    """vLLM ends the process group that it finds, which in a run of several processes is the run's; not its own ones."""
+    distributed: Any = torch.distributed
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        yield
+        return
+    destroy = distributed.destroy_process_group
+    distributed.destroy_process_group = lambda group=None: destroy(group) if group is not None else None
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group = destroy
 
 
 @contextlib.contextmanager

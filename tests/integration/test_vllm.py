@@ -5,7 +5,7 @@ One engine serves the whole file: `vllm_local` keeps the process's engine open f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 
 import mmreason
 from mmreason.collate import pack
-from mmreason.config import ModelConfig, build_config
+from mmreason.config import LoraConfig, ModelConfig, build_config
 from mmreason.demo.media import DemoFiles
 from mmreason.errors import EngineError
 from mmreason.policy.policy import Policy, load_policy
@@ -225,10 +225,13 @@ def test_an_evaluation_by_the_engine_is_that_of_the_decode_loop(
     assert len({text for _, text in texts[0]}) > 2
 
 
-def test_another_family_with_tied_embeddings(tiny_vl: Path, demo_data: DemoFiles, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "lora"), [("qwen2_5_vl", None), ("qwen3_vl", LoraConfig(rank=4))])
+def test_other_families_with_tied_embeddings_and_with_adapters(
+    family: str, lora: LoraConfig | None, tiny: Callable[[str], Path], demo_data: DemoFiles, tmp_path: Path
+) -> None:
     """Last in this file: it takes the process's engine over."""
-    config = build_config(settings(tmp_path, tiny_vl, demo_data))
-    bench = Bench(load_policy(ModelConfig(path=str(tiny_vl), freeze=())), config)
+    config = build_config(settings(tmp_path, tiny(family), demo_data))
+    bench = Bench(load_policy(ModelConfig(path=str(tiny(family)), freeze=(), lora=lora)), config)
     bench.engine.take_weights(0)
     make = bench.make
     kinds = {
