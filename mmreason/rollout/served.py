@@ -112,8 +112,9 @@ class ServedEngine(ServerEngine):
         """Tell the other processes, which may be waiting for a server while rank 0 waits for them."""
         verdict = self._verdict(self._run)
         partial = verdict.with_suffix(".partial")
-        partial.write_text(str(failure), encoding="utf-8")
-        partial.rename(verdict)
+        with contextlib.suppress(OSError):  # a full disk; rank 0 knows, and the others have their deadline
+            partial.write_text(str(failure), encoding="utf-8")
+            partial.rename(verdict)
 
     def _verdict(self, label: str) -> Path:
         """Where it stands; the name is of this start of the run alone."""
@@ -132,7 +133,7 @@ class ServedEngine(ServerEngine):
         except StopRequested as stopped:
             return stopped
         except (MMReasonError, OSError, SafetensorError, RuntimeError) as error:  # the disk, or memory, may be full
-            return EngineError(str(error))
+            return EngineError(" ".join(str(error).split()))
         return None
 
     def _open(self) -> None:
