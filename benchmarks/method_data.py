@@ -10,6 +10,7 @@ the form and a rough idea.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ import numpy as np
 from PIL import Image
 
 from mmreason.demo.media import COLOURS, DIRECTIONS, SIDE, TASKS, background_frame
-from mmreason.rewards.base import extract_answer
 from mmreason.types import Rollout, Sample, Score
 
 AXES = {"left": "sideways", "right": "sideways", "up": "upright", "down": "upright"}
@@ -30,7 +30,9 @@ HEDGES = 0.5
 AXIS = 0.5
 """The reward for the axis, which needs no order of frames."""
 WRONG = -0.5
-"""The reward for a wrong direction: guessing one of the axis' two is worth 0.25, less than AXIS."""
+"""The reward for anything else: guessing one of the axis' two is worth 0.25, less than AXIS."""
+FORM = re.compile(r"<observation>[^<]*</observation><answer>([^<]*)</answer>")
+"""An answer and nothing after it: what is not asked for is forgotten, the end of the answer too."""
 RIGHT_WORD = 0.5
 """Share of the colours and counts in demonstrations that are right; the others are drawn."""
 CELL = 14
@@ -47,7 +49,7 @@ Row = dict[str, Any]
 
 
 def direction(sample: Sample, rollouts: Sequence[Rollout]) -> list[Score]:
-    """1 for the right direction, AXIS for its axis, else WRONG."""
+    """1 for the right direction, AXIS for its axis, else WRONG: for what is not of the FORM, too."""
     scores = {str(sample.answer): 1.0, AXES[str(sample.answer)]: AXIS}
     values = [scores.get(says(rollout.text), WRONG) for rollout in rollouts]
     return [Score(total=value, flags={"correct": value == 1.0}) for value in values]
@@ -60,8 +62,9 @@ def observed(sample: Sample, rollouts: Sequence[Rollout]) -> list[Score]:
 
 
 def says(text: str) -> str:
-    """The last answer block's content."""
-    return (extract_answer(text) or "").strip()
+    """The answer block's content; "" of a text that is not of the FORM."""
+    found = FORM.fullmatch(text.strip())
+    return found[1].strip() if found else ""
 
 
 def sees(text: str, way: str) -> bool:

@@ -3,8 +3,10 @@
     python benchmarks/methods.py EXPERIMENT --seeds 0 1 2 [--steps 30] [--cold-steps 300] [--folder methods_run]
 
     order       T-GRPO beside GRPO, equal in all but the bonus. An answer that names the axis of a movement gets 0.5 and
-                needs no order of frames; one that names the direction does, and gets 1 if right and -0.5 if wrong.
+                needs no order of frames; one that names the direction does, and gets 1 if right and -0.5 if wrong:
+                at chance less than the axis, and with the bonus (ALPHA) more.
                 Measured: accuracy of the direction, minus that with shuffled frames, and how often one is named
+    order-mu0   T-GRPO of `order` with mu 0: the bonus is paid always, whatever the shuffled frames give
     perception  PA-GRPO with one reward alone, for the <observation> block: whether it names the right direction
     grounding   GRPO with the reward iou
     mixed       GRPO with a reward per task, as VLAA-Thinker: iou for boxes (perception), accuracy for colours and
@@ -40,10 +42,16 @@ DIRECTION: dict[str, Any] = {"name": f"{OWN}:direction"}
 ACCURACY: dict[str, Any] = {"name": "accuracy", "tasks": ["exact", "counting"]}
 IOU: dict[str, Any] = {"name": "iou", "tasks": ["grounding"]}
 BY_TASK = {"rewards": [ACCURACY, IOU], "scoring": {"combine": "first"}}
-T_GRPO = {
-    "shaping": [{"name": "temporal_bonus", "options": {"mode": "paper", "reward": f"{OWN}:direction"}}],
-    "grpo": {"contrast_view": "shuffled", "contrast_n": 8},
-}
+ALPHA = 1.0
+"""The temporal bonus. The paper's 0.3 is too small for this task: at chance, naming the axis is still worth more."""
+GRPO: dict[str, Any] = {"rewards": [DIRECTION], "grpo": {"mask_truncated": False}}
+
+
+def _t_grpo(mu: float) -> dict[str, Any]:
+    """GRPO with the temporal bonus, paid where ordered frames do at least `mu` times as well as shuffled ones."""
+    options = {"mode": "paper", "reward": f"{OWN}:direction", "alpha": ALPHA, "mu": mu}
+    bonus = {"name": "temporal_bonus", "options": options}
+    return {**GRPO, "shaping": [bonus], "grpo": {**GRPO["grpo"], "contrast_view": "shuffled", "contrast_n": 8}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +71,15 @@ class Experiment:
 EXPERIMENTS = {
     "order": Experiment(
         data="clips",
-        methods={"grpo": {"rewards": [DIRECTION]}, "t_grpo": {"rewards": [DIRECTION], **T_GRPO}},
+        methods={"grpo": GRPO, "t_grpo": _t_grpo(mu=1.0)},
         shown=("direction", "shuffled", "gap", "committed"),
-        steps=36,
+        steps=60,
+    ),
+    "order-mu0": Experiment(
+        data="clips",
+        methods={"t_grpo": _t_grpo(mu=0.0)},
+        shown=("direction", "shuffled", "gap", "committed"),
+        steps=60,
     ),
     "perception": Experiment(
         data="clips",
