@@ -6,7 +6,8 @@
                 needs no order of frames; one that names the direction does, and gets 1 if right and -0.5 if wrong:
                 at chance less than the axis, and with the bonus (ALPHA) more.
                 Measured: accuracy of the direction, minus that with shuffled frames, and how often one is named
-    order-mu0   T-GRPO of `order` with mu 0: the bonus is paid always, whatever the shuffled frames give
+    controls    T-GRPO of `order` with mu 0 (the bonus is paid always, whatever the shuffled frames give) and with the
+                paper's alpha of 0.3
     perception  PA-GRPO with one reward alone, for the <observation> block: whether it names the right direction
     grounding   GRPO with the reward iou
     mixed       GRPO with a reward per task, as VLAA-Thinker: iou for boxes (perception), accuracy for colours and
@@ -47,9 +48,9 @@ ALPHA = 1.0
 GRPO: dict[str, Any] = {"rewards": [DIRECTION], "grpo": {"mask_truncated": False}}
 
 
-def _t_grpo(mu: float) -> dict[str, Any]:
+def _t_grpo(mu: float = 1.0, alpha: float = ALPHA) -> dict[str, Any]:
     """GRPO with the temporal bonus, paid where ordered frames do at least `mu` times as well as shuffled ones."""
-    options = {"mode": "paper", "reward": f"{OWN}:direction", "alpha": ALPHA, "mu": mu}
+    options = {"mode": "paper", "reward": f"{OWN}:direction", "alpha": alpha, "mu": mu}
     bonus = {"name": "temporal_bonus", "options": options}
     return {**GRPO, "shaping": [bonus], "grpo": {**GRPO["grpo"], "contrast_view": "shuffled", "contrast_n": 8}}
 
@@ -71,13 +72,13 @@ class Experiment:
 EXPERIMENTS = {
     "order": Experiment(
         data="clips",
-        methods={"grpo": GRPO, "t_grpo": _t_grpo(mu=1.0)},
+        methods={"grpo": GRPO, "t_grpo": _t_grpo()},
         shown=("direction", "shuffled", "gap", "committed"),
         steps=60,
     ),
-    "order-mu0": Experiment(
+    "controls": Experiment(
         data="clips",
-        methods={"t_grpo": _t_grpo(mu=0.0)},
+        methods={"mu_0": _t_grpo(mu=0.0), "alpha_0.3": _t_grpo(alpha=0.3)},
         shown=("direction", "shuffled", "gap", "committed"),
         steps=60,
     ),
