@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -100,9 +101,18 @@ class ServerOptions(VllmOptions):
         if self.urls and (unread := sorted(self.model_fields_set & {"servers", "devices", "host", "restarts"})):
             raise ValueError(f"{unread[0]}: is of servers that the run starts, and urls names running ones; drop one")
         for url in self.urls:
-            if not re.fullmatch(r"http://[\w.:\[\]-]+", url):
+            if not re.fullmatch(r"http://([\w.-]+|\[[\w:]+\])(:\d{1,5})?", url) or not _port_exists(url):
                 raise ValueError(f"urls: {url!r}; expected addresses such as 'http://10.0.3.7:8000'")
+        if len(set(self.urls)) < len(self.urls):
+            raise ValueError(f"urls: {self.urls}; expected each server once")
         return self
+
+
+def _port_exists(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 def is_private(host: str) -> bool:
@@ -143,13 +153,13 @@ def engine_mistakes(config: RunConfig) -> Iterator[str]:
     """What keeps `rollout.engine` and `rollout.options` from working, alone or with other keys."""
     rollout, grpo = config.rollout, config.grpo
     yield from option_mistakes(rollout.engine, rollout.options)
-    if rollout.engine == "hf" or config.train.method != "grpo":
-        return
     if rollout.engine == "vllm" and (parallel := rollout.options.get("tensor_parallel", 1)) != 1:
         yield (
             f"rollout.options.tensor_parallel: {parallel}, but an engine in the trainer's process has one GPU, the "
             "trainer's; use rollout.engine: server"
         )
+    if rollout.engine == "hf" or config.train.method != "grpo":
+        return
     if grpo.off_policy == "none" and grpo.clip not in DISCO:
         yield (
             f"grpo.off_policy: none, but rollout.engine {rollout.engine} computes log-probs in its own way, "

@@ -45,9 +45,9 @@ class Control:
 
     def label(self, version: str) -> None:
         """Forget what was computed by earlier weights, prompts and media, and name these."""
-        # Requests that were cut off hold blocks of the prefix cache for a moment.
+        # Requests that run are put off, and their answers will be by two kinds of weights: they are asked for again.
         end = time.monotonic() + QUICK_S
-        while not self.web.post("/reset_prefix_cache", {}, QUICK_S)["success"]:
+        while not self.web.post("/reset_prefix_cache?reset_running_requests=true", {}, QUICK_S)["success"]:
             if time.monotonic() > end:
                 raise EngineError(f"{self.url}: the prefix cache of the earlier weights could not be reset")
             time.sleep(0.1)
@@ -159,8 +159,9 @@ class Fleet:
                         self._start_again(process)
                 for url in self.urls:
                     self._bring_up_to_date(url)
-            except (MMReasonError, OSError) as error:  # an OSError: no process can be started, or no log written
-                self.failure = EngineError(str(error))
+            except Exception as error:  # the boundary of the thread: whoever waits for servers must know
+                named = "" if isinstance(error, MMReasonError) else f"rollout servers: {type(error).__name__}: "
+                self.failure = EngineError(f"{named}{error}")
                 self._give_up(self.failure)
                 return
 

@@ -65,6 +65,7 @@ class ServedEngine(ServerEngine):
             decoder=decoder,
             concurrency=options.concurrency,
             deadline_s=options.deadline_s,
+            first=rank,
         )
         self.policy, self.arguments, self.options = policy, dict(arguments), options
         self._folder, self._rank, self._gather, self._say = run_dir / "rollout", rank, gather, say

@@ -10,9 +10,13 @@ is kept until the next update, so that a server that is started again between tw
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import secrets
 import shutil
 import socket
+import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +35,8 @@ from mmreason.rollout.weights import engine_weights, write_weights
 
 QUICK_S = 30.0
 """Longest wait for a small command to a server that is well."""
+SPEAK_S = 5.0
+"""Longest wait for the secret of who connects."""
 
 
 class Transfer(ABC):
@@ -130,10 +136,28 @@ class Nccl(_Kept):
         self._device = policy.device
 
     def give(self, web: Web, *, new: bool) -> None:
-        torch.cuda.set_device(self._device)  # of this thread
-        if new or web.url not in self._groups:
-            self._groups[web.url] = self._open(web)
-        self._groups[web.url].send_weights()
+        """Broadcast, and open the group before where there is none. NCCL waits for ever, so a thread is left behind."""
+        ended: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        threading.Thread(target=self._broadcast, args=(web, new, ended), name="nccl weights", daemon=True).start()
+        try:
+            error = ended.get(timeout=self.load_s)
+        except queue.Empty:
+            raise EngineError(
+                f"{web.url} has not taken the weights by NCCL after {self.load_s:g} s (rollout.options.load_s); "
+                "rollout.options.transfer: tcp needs no NCCL"
+            ) from None
+        if error is not None:
+            raise error
+
+    def _broadcast(self, web: Web, new: bool, ended: queue.SimpleQueue[Exception | None]) -> None:
+        try:
+            torch.cuda.set_device(self._device)  # of this thread
+            if new or web.url not in self._groups:
+                self._groups[web.url] = self._open(web)
+            self._groups[web.url].send_weights()
+            ended.put(None)
+        except Exception as error:  # the boundary of the thread
+            ended.put(error if isinstance(error, Lost | EngineError) else EngineError(f"{web.url}: NCCL: {error}"))
 
     def metadata(self) -> list[Any]:
         """What vLLM's `WeightSource.metadata` gives."""
@@ -210,14 +234,25 @@ def _listening(url: str, timeout_s: float) -> Iterator[socket.socket]:
 
 
 def _accepted(listener: socket.socket, workers: int, secret: str) -> Iterator[socket.socket]:
-    """Connections of the workers. Raises EngineError for a stranger's."""
-    for _ in range(workers):
-        connection, address = listener.accept()
-        connection.settimeout(listener.gettimeout())
-        said = b""
-        while len(said) < len(secret) and (more := connection.recv(len(secret) - len(said))):
-            said += more
-        if not secrets.compare_digest(said, secret.encode()):
+    """Connections of the workers, within the listener's time; a stranger's is closed, and counts for nothing."""
+    patience, found = listener.gettimeout(), 0
+    end = time.monotonic() + (patience or 0.0)
+    while found < workers:
+        listener.settimeout(max(end - time.monotonic(), 0.001))
+        connection, _ = listener.accept()
+        if secrets.compare_digest(_first_words(connection, len(secret)), secret.encode()):
+            connection.settimeout(patience)
+            found += 1
+            yield connection
+        else:
             connection.close()
-            raise EngineError(f"rollout.options.transfer: {address[0]} asked for the weights without their secret")
-        yield connection
+
+
+def _first_words(connection: socket.socket, count: int) -> bytes:
+    """What it says at once; less, where it is silent or ends."""
+    connection.settimeout(SPEAK_S)
+    said = b""
+    with contextlib.suppress(OSError):
+        while len(said) < count and (more := connection.recv(count - len(said))):
+            said += more
+    return said

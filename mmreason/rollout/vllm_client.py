@@ -38,7 +38,8 @@ class ServerEngine(AnswerEngine):
     """Samples from vLLM servers. See `rollout.base.Engine`; `generate` may be called from any thread.
 
     version: what servers call the weights of `weight_version` (see Fleet.push); answers of others are not taken.
-    concurrency: requests to one server at a time. deadline_s: how long all answers of one call may take.
+    concurrency: requests to one server at a time. deadline_s: how long all answers of one call may take. first: where
+    in the row of servers this process begins to deal out its prompts.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class ServerEngine(AnswerEngine):
         concurrency: int = 64,
         deadline_s: float = 1800.0,
         fleet: Fleet | None = None,
+        first: int = 0,
     ) -> None:
+        self._first = first
         self.rules, self.fields, self.decoder = rules, fields, decoder
         self.banned, self.end_ids = banned, end_ids
         self.deadline_s, self.fleet = deadline_s, fleet
@@ -87,7 +90,7 @@ class ServerEngine(AnswerEngine):
                 groups.setdefault(tuple(map(id, context)), []).append(index)
             asked: dict[int, Future[Answer]] = {}
             for number, indices in enumerate(groups.values()):
-                place = places[number % len(places)]
+                place = places[(self._first + number) % len(places)]
                 prompt = _Prompt(contexts[indices[0]], self.rules, self.fields)
                 for index in indices:
                     asked[index] = place.pool.submit(call.answer, place, prompt, seeds[index])
@@ -192,6 +195,8 @@ class _Call:
                 self._ask(place, prompt.body({**params, "max_tokens": 1, "logprobs": None}, whole=True))
                 prompt.sent = True
         choice = self._ask(place, prompt.body(params, whole=again))
+        if choice["finish_reason"] == "abort":  # a server that is told to end gives up what it was at
+            raise Lost(f"{place.web.url}: gave an answer up")
         versions = {span["version"] for span in choice["weight_versions"] or ()}
         if versions != {self.version}:
             raise Lost(f"{place.web.url}: answered by the weights {sorted(versions)}, expected {self.version}")

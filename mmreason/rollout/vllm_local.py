@@ -62,16 +62,21 @@ class VLLMEngine(AnswerEngine):
         )
         self._arguments = dict(arguments)
         self._llm: Any = None
-        self._numbers = itertools.count()
 
     def sample(self, contexts: Sequence[Context], params: SamplingParams, seeds: Sequence[int]) -> list[Answer]:
         """One answer below each path of segments; `seeds[i]` belongs to path i. Raises EngineError."""
         assert len(contexts) == len(seeds), "one seed per context"
         llm = self._open()
         self._wake()
+        names: list[str] = []
         with _own_random_state():
-            names = [self._ask(llm, context, params, seed) for context, seed in zip(contexts, seeds, strict=True)]
-            found = self._finish(llm, set(names))
+            try:
+                for context, seed in zip(contexts, seeds, strict=True):
+                    names.append(self._ask(llm, context, params, seed))
+                found = self._finish(llm, set(names))
+            except BaseException:
+                llm.llm_engine.abort_request(names)  # the engine outlives the error; what is answered is not there
+                raise
         return [
             answer_of(sampled_of(found[name].outputs[0]), context, params, self.decoder, self.weight_version)
             for name, context in zip(names, contexts, strict=True)
@@ -137,7 +142,7 @@ class VLLMEngine(AnswerEngine):
                 f"a prompt of {length} tokens and {params.max_new_tokens} for its answer are more than the engine's "
                 f"{self._arguments['max_model_len']}; raise rollout.options.max_model_len"
             )
-        name = str(next(self._numbers))
+        name = str(next(_NUMBERS))
         own = VllmParams(**asked, flat_logprobs=True, output_kind=RequestOutputKind.FINAL_ONLY)
         llm.llm_engine.add_request(name, given, own)
         return name
@@ -147,21 +152,19 @@ class VLLMEngine(AnswerEngine):
         core = llm.llm_engine
         found: dict[str, Any] = {}
         end = time.monotonic() + self.options.deadline_s
-        try:
-            while core.has_unfinished_requests():
-                found |= {output.request_id: output for output in core.step() if output.finished}
-                if time.monotonic() > end:
-                    raise EngineError(
-                        f"stage rollout: {len(names - found.keys())} of {len(names)} answers are not there after "
-                        f"{self.options.deadline_s:g} s; raise rollout.options.deadline_s, or lower "
-                        "rollout.max_new_tokens or rollout.max_rows"
-                    )
-        except BaseException:
-            core.abort_request(sorted(names - found.keys()))
-            raise
+        while core.has_unfinished_requests():
+            found |= {output.request_id: output for output in core.step() if output.finished}
+            if time.monotonic() > end:
+                raise EngineError(
+                    f"stage rollout: {len(names - found.keys())} of {len(names)} answers are not there after "
+                    f"{self.options.deadline_s:g} s; raise rollout.options.deadline_s, or lower "
+                    "rollout.max_new_tokens or rollout.max_rows"
+                )
         return found
 
 
+_NUMBERS = itertools.count()
+"""Names of requests: of the process, as its engine may serve several runs."""
 _OPENED: list[tuple[dict[str, Any], Any]] = []
 """The one engine of this process, with its arguments: a process can hold one only."""
 

@@ -195,13 +195,24 @@ class _Handler(BaseHTTPRequestHandler):
         if int(length) > LARGEST_REQUEST:
             return 413, {"error": f"more than {LARGEST_REQUEST} bytes"}
         try:
-            values = self.service.score(json.loads(self.rfile.read(int(length))))
+            request = json.loads(self.rfile.read(int(length)))
+        except (ValueError, RecursionError) as error:
+            return 400, {"error": str(error)}
+        return self._values(request)
+
+    def _values(self, request: Any) -> tuple[int, dict[str, Any]]:
+        try:
+            values = self.service.score(request)
         except (Busy, TimeoutError) as error:
             return 503, {"error": str(error)}
         except (ValueError, RecursionError) as error:  # MediaError is one of them
             return 400, {"error": str(error)}
         except Exception as error:  # the boundary to a scorer, which may be foreign code
             return 422, {"error": f"the scorer failed with {type(error).__name__}: {error}"}
+        try:
+            json.dumps(values)
+        except (TypeError, ValueError) as error:
+            return 422, {"error": f"the scorer gave what JSON cannot hold: {error}"}
         return 200, {"values": values}
 
     def _reply(self, status: int, reply: Mapping[str, Any]) -> None:
@@ -211,8 +222,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         if status == 503:
             self.send_header("Retry-After", "1")
-        self.end_headers()
         try:
+            self.end_headers()
             self.wfile.write(body)
         except (BrokenPipeError, ConnectionResetError):
             pass  # who asked has gone

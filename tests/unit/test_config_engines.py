@@ -57,5 +57,15 @@ def test_what_cannot_work_is_refused(rollout: dict[str, Any], grpo: dict[str, An
         built(rollout=rollout, grpo=grpo)
 
 
+def test_an_engine_that_only_evaluates_has_one_gpu_too() -> None:
+    with pytest.raises(ConfigError, match="tensor_parallel: 2, but an engine in the trainer's process"):
+        built(rollout={"engine": "vllm", "options": {"tensor_parallel": 2}}, rewards=[], train={"method": "sft"})
+
+
+def test_room_is_made_only_for_an_engine_that_sleeps() -> None:
+    with pytest.raises(ConfigError, match="offload_optimizer: true needs sleep: true"):
+        built(rollout={"engine": "vllm", "options": {"offload_optimizer": True, "sleep": False}}, grpo=CORRECTED)
+
+
 def test_our_own_loop_needs_no_vllm() -> None:
     assert vllm_missing("hf") is None

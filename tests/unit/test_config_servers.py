@@ -17,6 +17,9 @@ FOUND = {"urls": ["http://10.0.3.7:8000"]}
     [
         ({"options": {"devices": ["0"], "servers": 2}}, {}, "devices: 1 entries for 2 servers; give one for each"),
         ({"options": {"urls": ["10.0.3.7:8000"]}}, {}, "urls: '10.0.3.7:8000'; expected addresses such as 'http://"),
+        ({"options": {"urls": ["http://10.0.3.7:80000"]}}, {}, "urls: 'http://10.0.3.7:80000'; expected addresses"),
+        ({"options": {"urls": ["http://a:b"]}}, {}, "urls: 'http://a:b'; expected addresses"),
+        ({"options": {"urls": 2 * FOUND["urls"]}}, {}, "expected each server once"),
         ({"options": {**FOUND, "servers": 2}}, {}, "options.servers: is of servers that the run starts, and"),
         ({"options": {**FOUND, "host": "10.0.3.7"}}, {}, "options.host: is of servers that the run starts"),
         ({"options": {"sleep": True}}, {}, "no option of rollout.engine server"),

@@ -32,6 +32,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         if self.path == "/update_weight_version":
             STATE["version"] = body["new_version"]
+        if self.path == "/give_up_next":
+            STATE["finish"] = "abort"
         self._reply(generate(body) if self.path == "/inference/v1/generate" else {"success": True})
 
     def _reply(self, reply: Any) -> None:
@@ -52,7 +54,8 @@ def generate(body: dict[str, Any]) -> dict[str, Any]:
     ids = [numbers.randrange(3, 250) for _ in range(body["sampling_params"]["max_tokens"])]
     content = [{"token_id": token, "logprob": -1.0, "top_logprobs": []} for token in ids]
     spans = [{"version": version, "start": 0, "end": len(ids)}]
-    choice = {"token_ids": ids, "logprobs": {"content": content}, "finish_reason": "length", "weight_versions": spans}
+    finish = STATE.pop("finish", "length")
+    choice = {"token_ids": ids, "logprobs": {"content": content}, "finish_reason": finish, "weight_versions": spans}
     return {"choices": [choice]}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmreason.errors import EngineError
+from mmreason.rollout import transfer
 from mmreason.rollout.transfer import Tcp, _accepted, _listening
 from mmreason.rollout.web import Lost
 
@@ -27,23 +27,23 @@ def connected(listener: socket.socket, said: str) -> socket.socket:
 
 
 def test_the_weights_go_to_each_worker_in_order_as_they_are(tmp_path: Path) -> None:
-    transfer = Tcp(tmp_path, 5)
-    transfer._tensors = [
+    kept = Tcp(tmp_path, 5)
+    kept._tensors = [
         ("a", torch.randn(300, 7).to(torch.bfloat16)),
         ("b", torch.tensor(2.5)),
         ("c", torch.arange(5, dtype=torch.int64)),
     ]
-    expected = b"".join(tensor.flatten().view(torch.uint8).numpy().tobytes() for _, tensor in transfer._tensors)
+    expected = b"".join(tensor.flatten().view(torch.uint8).numpy().tobytes() for _, tensor in kept._tensors)
     with socket.create_server(("127.0.0.1", 0)) as server, _listening(url_of(server), 5) as own:
         ends = [connected(own, SECRET) for _ in range(2)]
         workers = list(_accepted(own, 2, SECRET))
-        sending = threading.Thread(target=transfer._send, args=(workers,))
+        sending = threading.Thread(target=kept._send, args=(workers,))
         sending.start()
         assert [end.makefile("rb").read(len(expected)) for end in ends] == [expected, expected]
         sending.join(5)
         for connection in (*ends, *workers):
             connection.close()
-    described = transfer._described()
+    described = kept._described()
     assert described == {
         "names": ["a", "b", "c"],
         "dtype_names": ["bfloat16", "float32", "int64"],
@@ -51,11 +51,19 @@ def test_the_weights_go_to_each_worker_in_order_as_they_are(tmp_path: Path) -> N
     }
 
 
-def test_who_does_not_know_the_secret_gets_nothing() -> None:
+def test_who_does_not_know_the_secret_gets_nothing_and_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "SPEAK_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(5)
-        with connected(listener, "0" * len(SECRET)), pytest.raises(EngineError, match=r"127\.0\.0\.1 .*secret"):
-            list(_accepted(listener, 1, SECRET))
+        strangers = [connected(listener, said) for said in ("0" * len(SECRET), "", SECRET[:5])]
+        with connected(listener, SECRET) as own:
+            (worker,) = _accepted(listener, 1, SECRET)
+            assert worker.getpeername() == own.getsockname()
+            assert worker.gettimeout() == 5
+            worker.close()
+        for stranger in strangers:
+            assert stranger.recv(1) == b""
+            stranger.close()
 
 
 def test_workers_that_do_not_come_and_servers_that_are_gone_are_lost() -> None:

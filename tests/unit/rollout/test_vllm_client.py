@@ -208,6 +208,15 @@ def test_answers_by_other_weights_are_not_taken(opened: Opened) -> None:
     assert engine.remade > 0
 
 
+def test_an_answer_that_a_server_gave_up_is_asked_for_again(opened: Opened) -> None:
+    engine = opened()
+    expected = ids(engine.generate(prompts(), 3, PARAMS, SEEDS))
+    assert engine.fleet is not None
+    Web(engine.fleet.urls[0]).post("/give_up_next", {}, 5)
+    assert ids(engine.generate(prompts(), 3, PARAMS, SEEDS)) == expected
+    assert engine.remade == 1
+
+
 def test_new_weights_give_new_answers_of_the_new_version(opened: Opened, tmp_path: Path) -> None:
     engine = opened()
     before = ids(engine.generate(prompts(), 3, PARAMS, SEEDS))

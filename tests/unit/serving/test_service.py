@@ -56,6 +56,8 @@ class Lengths:
             raise RuntimeError("cannot")
         if text.startswith("slow"):
             time.sleep(8 if text == "slower" else 3)
+        if text == "set":
+            return {"total": 1.0, "parts": {"seen": {1}}}
         if text == "odd":
             return {"total": None, "error": "too odd"}
         pictures = float(len(item.media))
@@ -178,6 +180,12 @@ def test_a_request_that_fails_fails_alone(own: str) -> None:
         thread.join(20)
     assert found["good"] == (200, {"values": [{"total": 2.0, "parts": {"pictures": 0.0}, "flags": {"correct": True}}]})
     assert found["fail"] == (422, {"error": "the scorer failed with RuntimeError: cannot"})
+
+
+def test_a_value_that_json_cannot_hold_is_the_scorers_fault(own: str) -> None:
+    status, reply = post(own, {"texts": ["set"]})
+    assert status == 422
+    assert "JSON" in reply["error"]
 
 
 @pytest.mark.parametrize(
