@@ -138,4 +138,6 @@ def run_strategy(strategy: str, folder: Path, model: Path, data: DemoFiles) -> s
         rollout = {"n": 4, "max_new_tokens": 12, "engine": "vllm", "options": {"max_model_len": 1024}}
         grpo = {**cases["terms"]["grpo"], "terms": [{"name": "imitation"}], "off_policy": "token_truncate"}
         cases["vllm"] = {**cases["terms"], "run_dir": str(folder / "vllm"), "rollout": rollout, "grpo": grpo}
+        other = {**rollout, "options": {"max_model_len": 512}}  # in place of the engines of the run before
+        cases["vllm_2"] = {**cases["vllm"], "run_dir": str(folder / "vllm_2"), "rollout": other}
     return run_pair(folder, cases)

@@ -132,11 +132,12 @@ def test_only_the_process_with_videos_samples_contrast_rollouts(pair: tuple[str,
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed (pip install 'mmreason[vllm]')")
 @pytest.mark.timeout(1800)
 def test_an_engine_in_each_process_has_the_trainers_weights(pairs: Callable[[str], tuple[Path, str]]) -> None:
-    """Real vLLM, colocated: after two updates, whose weights ZeRO-3 gathers, log-probs are those of the trainer."""
+    """Real vLLM, colocated: after updates, whose weights ZeRO-3 gathers, log-probs are those of the trainer; and in a
+    further run of the same processes, which opens engines with other settings in place of these."""
     folder, problem = pairs(ENGINES)
     assert not problem, problem
-    assert [facts["vllm"]["stage"] for facts in _facts(folder)] == [3, 3]
-    records = metrics(folder / "vllm")
-    assert [record["groups/sampled"] for record in records] == [PROMPTS] * 2
+    assert [facts["vllm_2"]["stage"] for facts in _facts(folder)] == [3, 3]
+    records = [*metrics(folder / "vllm"), *metrics(folder / "vllm_2")]
+    assert [record["groups/sampled"] for record in records] == [PROMPTS] * 4
     assert all(record["rollout/logprob_gap_p99"] < 1e-5 for record in records), "the largest of the processes' own"
     assert all(record["grad_norm"] > 0 for record in records)
