@@ -103,12 +103,13 @@ def run_part(
 ) -> None:
     """Try every mutant of a part and `say` each one's verdict. `known`: where it is kept which test runs what."""
     notes = shadow.parent / f"{Path(part).name}.jsonl"
+    modules = sorted(f"{part}/{path.name}" for path in (ROOT / part).glob("[!_]*.py"))
 
     def first(session: Session) -> None:
         items = {item.nodeid: item for item in session.items}
         path = known or notes.with_suffix(".seen")
         if not path.exists():
-            look_apart(session, sorted(f"{part}/{path.name}" for path in (ROOT / part).glob("*.py")), path)
+            look_apart(session, modules, path)
         seen = {test: one for test, one in read_seen(path).items() if test in items}
         for mutant in picked:
             tests = tests_of(mutant, seen, seconds)
@@ -120,7 +121,7 @@ def run_part(
                 write(notes, {"mutant": asdict(mutant), "tests": in_few_files(tests), "limit": limit})
 
     notes.touch()
-    in_session(shadow, PARTS[part], first)
+    in_session(shadow, modules, PARTS[part], first)
     left = lines_of(notes)
     if any(imported_anew(shadow, None, one["tests"], one["limit"]).found for one in left[:1] if one["tests"]):
         raise SystemExit(f"{part}: its tests fail with nothing changed")

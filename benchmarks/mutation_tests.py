@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import gc
+import importlib
 import os
 import resource
 import signal
@@ -193,9 +194,18 @@ def imported_anew(shadow: Path, mutant: Mutant | None, chosen: Sequence[str], se
         target.write_text(original)
 
 
-def in_session(shadow: Path, places: Sequence[str], work: Callable[[Session], None]) -> None:
-    """Collect the tests of these folders or files in a child, and do this work with them there."""
-    forked(lambda say: int(pytest.main([*OPTIONS, *places], [Session(shadow, work)])), 0.0)
+def in_session(shadow: Path, modules: Sequence[str], places: Sequence[str], work: Callable[[Session], None]) -> None:
+    """Collect the tests of these folders or files in a child, and do this work with them there.
+
+    The modules are imported first: what tests import only as they run could not be changed in place.
+    """
+
+    def collect(_: Callable[[str], None]) -> int:
+        for name in modules:
+            importlib.import_module(name.removesuffix(".py").replace("/", "."))
+        return int(pytest.main([*OPTIONS, *places], [Session(shadow, work)]))
+
+    forked(collect, 0.0)
 
 
 def forked(work: Callable[[Callable[[str], None]], int], seconds: float) -> tuple[int, str]:

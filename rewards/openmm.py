@@ -45,7 +45,7 @@ def _has_blocks(text: str) -> bool:
     close = text.find("</think>", len("<think>"))
     opening = text.find("<answer>", close)
     whole = text.startswith("<think>") and text.endswith("</answer>")
-    return whole and -1 < close < opening <= len(text) - len("<answer></answer>")
+    return whole and close < opening <= len(text) - len("<answer></answer>")
 
 
 def grade(completion: str, gold: Any, task: str) -> float:

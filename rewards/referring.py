@@ -187,6 +187,6 @@ def _gold_path(given: Any) -> list[Numbers]:
     if not isinstance(given, (list, tuple)) or len(given) < 2:
         bad_gold(given, wants)
     points = [_numbers(point, None, wants) for point in given]
-    if len(points[0]) not in (2, 3) or any(len(point) != len(points[0]) for point in points):
+    if {len(point) for point in points} not in ({2}, {3}):
         bad_gold(given, wants)
     return points

@@ -49,7 +49,7 @@ def named(*boxes: tuple[Any, str]) -> list[dict[str, Any]]:
         ([], (), 1, 1),
         ("No Objects", (), 1, 1),
         (sure((A, 0.25)), (), 0, 0.75),
-        ([{"Position": A}, {"Position": B, "Confidence": 7}], (A, B), 1, 0),
+        ([{"Position": A}, {"Position": B, "Confidence": 1.5}], (A, B), 1, 0),
     ],
 )
 def test_visual_rft(answer: Any, golds: Any, overlap: float, confidence: float) -> None:

@@ -11,8 +11,9 @@ from mmreason.errors import ConfigError, RewardError
 from mmreason.rewards import bind
 from mmreason.rewards.arithmetic import read_expression
 from mmreason.rewards.base import BAD_GOLD, TextRollout, extract_answer
-from mmreason.rewards.diagnosis import path_scores
+from mmreason.rewards.diagnosis import LONGEST, path_scores
 from mmreason.rewards.golds import block
+from mmreason.rewards.judging import content
 from mmreason.rewards.lengths import limited
 from mmreason.rewards.ranking import completeness, gain
 from mmreason.rewards.safety import guard_value, logistic, safe_value
@@ -149,6 +150,12 @@ def skin(answer: str, **options: Any) -> float | None:
 def test_hierarchy(answer: str, sane: float, published: float) -> None:
     assert skin(answer) == sane
     assert skin(answer, variant="published") == published
+
+
+def test_a_diagnosis_is_read_up_to_its_longest() -> None:
+    said = "A: melanoma, malignant"
+    assert skin(f"{said}{'.' * (LONGEST - len(said))}") == 1
+    assert skin(f"{said}{'.' * (LONGEST - len(said) + 1)}") == 0
 
 
 def test_perfect_total_of_skin_r1_is_2() -> None:
@@ -355,6 +362,23 @@ def test_judge_pair() -> None:
 
 
 @pytest.mark.parametrize(
+    ("marks", "gold", "expected"),
+    [
+        ((8, 3), (8, 3), 3.2),
+        ((7, 3), (8, 3), 2.6),  # nearer to each other than the gold
+        ((9, 2), (8, 3), 2.8),
+        ((9, 1), (8, 3), 2.2),  # 3 apart from the gold
+        ((5, 5), (3, 8), -1.5),
+        ((5, 5), (8, 3), -1.5),
+        ((3, 8), (5, 5), -1.5),
+        ((5, 5), (6, 6), 2.8),
+    ],
+)
+def test_what_marks_are_worth(marks: tuple[int, int], gold: tuple[int, int], expected: float) -> None:
+    assert content(marks, gold, "none") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
     ("answer", "expected"),
     [("[1, 1, 0]", 1), ("1, 0, 0", 2 / 3), ("[1, 1, 0, 1]", 0.75), ("Step 1: 1\nStep 2: 1. Step 3: 0", 1),
      ("Step 1: 1 Step 3: 0", 2 / 3), ("Step 1: 1 Step 1: 0", 0), ("", 0), ("all right", 0), ("Step 1: 1.5", 0)],
@@ -386,6 +410,10 @@ CARDS = {"cards": [10, 4, 3, "A"], "target": 24}
 )
 def test_expression(answer: str, expected: float) -> None:
     assert value("expression", CARDS, said(answer), legal=0.5, wrong=-1) == expected
+
+
+def test_cards_may_be_any_number() -> None:
+    assert value("expression", {"cards": [100, "Q", 4], "target": 13}, said("100 / 4 - 12")) == 1
 
 
 def test_expressions_are_exact() -> None:

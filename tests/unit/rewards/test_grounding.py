@@ -160,6 +160,16 @@ def test_frame_must_be_known() -> None:
     assert "give the option frame" in score.error
 
 
+def test_a_generalised_iou_is_correct_by_the_iou() -> None:
+    question = sample(task="grounding", golds={"box": [0, 0, 10, 10]})
+    scores = bind("giou", {"frame": "original_pixels"})(question, answered("[0, 0, 10, 6]", "[0, 0, 10, 4]", "none"))
+    assert [(score.flags["correct"], score.flags["answered"]) for score in scores] == [
+        (True, True),
+        (False, True),
+        (False, False),
+    ]
+
+
 def test_samples_without_a_box_are_left_alone() -> None:
     (score,) = bind("iou", {})(sample("A", "mcq"), answered("A"))
     assert (score.total, score.error) == (None, None)
@@ -185,7 +195,9 @@ def test_a_gold_outside_of_its_image_is_bad(box: Any, frame: CoordinateFrame, li
         assert line in str(score.error)
 
 
-@pytest.mark.parametrize("box", [(600, 400, 642, 483), (641, 10, 642, 20), (-2, -2, 640, 480), (639, 479, 2000, 900)])
+@pytest.mark.parametrize(
+    "box", [(600, 400, 642, 483), (641, 10, 642, 20), (-2, -2, 640, 480), (639, 479, 2000, 900), (0, 0, 1, 1)]
+)
 def test_a_gold_that_reaches_out_of_its_image_is_scored(box: Any) -> None:
     """Rounding moves boxes by a pixel or two, and some data sets box what is cut off by the edge."""
     geometry = (Geometry(original=(640, 480), resized=(640, 480), frame="original_pixels"),)

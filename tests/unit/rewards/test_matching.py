@@ -2,9 +2,11 @@
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 
 from mmreason.rewards.boxes import Corners
 from mmreason.rewards.matching import COCO_THRESHOLDS, average_precision, best_assignment
@@ -27,6 +29,14 @@ def test_no_assignment_is_better(rows: int, columns: int, data: st.DataObject) -
         for chosen in itertools.permutations(range(len(wide[0])), len(wide))
     )
     assert sum(gains[row][column] for row, column in pairs) == pytest.approx(best)
+
+
+def test_assignments_are_those_of_scipy() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        gains = generator.random((12, 15))
+        rows, columns = linear_sum_assignment(gains, maximize=True)
+        assert best_assignment(gains.tolist()) == list(zip(rows.tolist(), columns.tolist(), strict=True))
 
 
 def test_nothing_to_assign() -> None:
