@@ -193,8 +193,9 @@ def test_what_a_text_function_may_return() -> None:
 
 
 def test_no_function_at_all() -> None:
-    with pytest.raises(PluginError, match="is a class"):
-        lift(Score, "Score")
+    for name in ("", "Score"):
+        with pytest.raises(PluginError, match=r"^Score: is a class"):
+            lift(Score, name)
     with pytest.raises(PluginError, match=r"takes \['x'\]"):
         lift(lambda x: 1.0, "short")
 
