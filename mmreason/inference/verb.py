@@ -28,6 +28,9 @@ from mmreason.scoring import parse_reward
 
 WAIT_S = 0.5
 """How long the loop waits for a prepared item while the engine has nothing to do, before it looks around."""
+FILL_S = 0.05
+"""How long it waits for one more while the engine has some, but not all it can take: a step costs nearly the same for
+few answers as for many, and on a CPU it takes the core that reads. Once in vain, it waits no more until one comes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,9 +180,11 @@ class _Run:
 
     def _drive(self, reader: Reader, generator: Generator, scores: ScoringThread) -> None:
         """Keep the engine full; write what is finished and scored."""
+        more = True
         while True:
             while generator.room > 0:
-                item = reader.take(0.0 if generator.waiting else WAIT_S)
+                item = reader.take((FILL_S if more else 0.0) if generator.waiting else WAIT_S)
+                more = item is not None
                 if isinstance(item, Ready):
                     generator.submit(item)
                 elif item is not None:
