@@ -118,6 +118,8 @@ def _evaluate(
     answering: EngineName,
 ) -> Evaluation:
     engine = sampling_engine(config)
+    if answering == "vllm" and engine.world > 1:
+        raise ConfigError(f"--engine vllm: goes with one process, not with {engine.world}; leave it out")
     settings = settings_of(config, samples)
     asked: dict[View, list[Sample]] = {"ordered": samples}
     asked |= {view: [sample for sample in samples if applies(view, sample)] for view in views}

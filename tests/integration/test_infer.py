@@ -194,7 +194,9 @@ def test_a_folder_per_item_and_rows_with_prompts(media: Path, tiny_omni: Path, t
     assert "gold" in rows["text"]["score"]["error"]
 
 
-def test_errors_are_asked_again_and_what_is_too_long_is_one(tiny_omni: Path, tmp_path: Path) -> None:
+def test_errors_are_asked_again_and_what_is_too_long_is_one(
+    tiny_omni: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root, out = tmp_path / "media", tmp_path / "r.jsonl"
     root.mkdir()
     write_image(root / "a.png", picture(56, 56))
@@ -206,6 +208,7 @@ def test_errors_are_asked_again_and_what_is_too_long_is_one(tiny_omni: Path, tmp
     write_image(root / "b.jpg", picture(56, 56))
     again = mmreason.infer(root, *SMALL, model=tiny_omni, out=out, retry_errors=True, **asked)
     assert (again.answered, again.errors, again.made) == (2, 0, 1)
+    assert "infer: 2/2 files" in capsys.readouterr().err
     assert {id: row["status"] for id, row in rows_of(out).items()} == {"a.png": "ok", "b.jpg": "ok"}
     asked["max_new_tokens"] = 10**6
     long = mmreason.infer(root, *SMALL, model=tiny_omni, out=tmp_path / "long.jsonl", **asked)
