@@ -16,6 +16,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -93,7 +94,10 @@ class _Worker:
 
 
 class RewardPool:
-    """Runs the rewards of a config. Not for use from several threads at once. Close it, or use it as a context.
+    """Runs the rewards of a config. Close it, or use it as a context.
+
+    `score` may be called from any thread that lasts as long as the pool (Linux ends a worker with the thread that
+    started it): calls are done one after the other. `close` waits for none of them.
 
     Raises PluginError or ConfigError, when it is made, for a reward that cannot be loaded or a gate that is none.
     `errors` counts rollouts left without a score, by the reward that failed or refused.
@@ -111,6 +115,7 @@ class RewardPool:
         self._specs = [(reward.name, dict(reward.options)) for reward in rewards]
         self._scoring = scoring
         self._cwd = os.getcwd()  # relative plug-in paths mean the same for replaced workers
+        self._scores = threading.Lock()
         self._workers: list[_Worker] = []
         try:
             self._workers += [self._new_worker() for _ in range(scoring.workers)]
@@ -133,17 +138,18 @@ class RewardPool:
 
     def score(self, groups: Sequence[tuple[Sample, Sequence[Rollout]]]) -> list[list[Score]]:
         """One combined score per rollout, in order (combine.py). A failed job is the error of its group's rollouts."""
-        assert self._workers, "the pool is closed"
         task = _Scoring(groups, self._applies)
-        task.cut_chunks(len(self._workers))
-        try:
-            while not task.done:
-                self._assign(task)
-                self._step(task)
-        except BaseException:
-            self._workers = [self._replace(worker) if worker.jobs else worker for worker in self._workers]
-            raise
-        return [self._combined(task, group) for group in range(len(groups))]
+        with self._scores:
+            assert self._workers, "the pool is closed"
+            task.cut_chunks(len(self._workers))
+            try:
+                while not task.done:
+                    self._assign(task)
+                    self._step(task)
+            except BaseException:
+                self._workers = [self._replace(worker) if worker.jobs else worker for worker in self._workers]
+                raise
+            return [self._combined(task, group) for group in range(len(groups))]
 
     def _combined(self, task: _Scoring, group: int) -> list[Score]:
         combined = []

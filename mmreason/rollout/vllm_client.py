@@ -67,6 +67,7 @@ class ServerEngine(AnswerEngine):
         self.concurrency = concurrency
         self._places: list[Place] = []
         self._calls: set[_Call] = set()
+        self._closed = False
         self.use(urls)
 
     def use(self, urls: Sequence[str]) -> None:
@@ -85,6 +86,8 @@ class ServerEngine(AnswerEngine):
         call = _Call(self, params)
         self._calls.add(call)
         try:
+            if self._closed:  # asked only now: `close` sees the call, or the call sees it
+                raise EngineError("sampling was cancelled")
             groups: dict[tuple[int, ...], list[int]] = {}
             for index, context in enumerate(contexts):
                 groups.setdefault(tuple(map(id, context)), []).append(index)
@@ -104,10 +107,11 @@ class ServerEngine(AnswerEngine):
         for call in list(self._calls):
             call.over.set()
         for place in self._places:
-            place.web.cut()
+            place.web.cut(last=self._closed)
 
     def close(self) -> None:
         """Cancel, and stop the servers that are ours."""
+        self._closed = True
         self.cancel()
         for place in self._places:
             place.pool.shutdown(cancel_futures=True)

@@ -35,7 +35,7 @@ class Web:
         self._mine = threading.local()
         self._open: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
-        self._cuts = 0
+        self._cuts, self._ended = 0, False
 
     def get(self, path: str, timeout_s: float) -> Any:
         """The JSON of the reply. Raises Lost and EngineError."""
@@ -45,10 +45,11 @@ class Web:
         """The JSON of the reply to a JSON request; None where it is empty. Raises Lost and EngineError."""
         return self._ask("POST", path, json.dumps(body).encode(), timeout_s)
 
-    def cut(self) -> None:
-        """End every request that is under way: each raises Lost."""
+    def cut(self, *, last: bool = False) -> None:
+        """End every request that is under way: each raises Lost. last: so does each that comes later."""
         with self._lock:
             self._cuts += 1
+            self._ended = self._ended or last
             connections = list(self._open)
         for connection in connections:
             if (sock := connection.sock) is not None:
@@ -67,7 +68,7 @@ class Web:
         used, cuts = getattr(self._mine, "connection", None), self._cuts
         try:
             connection = self._connection(timeout_s)
-            if self._cuts != cuts:  # while it was opened
+            if self._ended or self._cuts != cuts:  # while it was opened
                 raise ConnectionAbortedError("cut")
             status, content = _send(connection, method, path, body)
             if not self._keep:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from concurrent.futures import wait
 
 from mmreason.errors import EngineError
-from mmreason.training.beside import Beside
+from mmreason.training.beside import Work
 from mmreason.training.collect import Collected, collect
 from mmreason.training.run import Run
 from mmreason.training.tally import Tally
@@ -29,7 +29,7 @@ class Collector:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._under_way: Beside[Collected] | None = None
+        self._under_way: Work[Collected] | None = None
         self.was_ahead = False
         """Whether the groups that were taken last are by older weights than the trainer's."""
 
@@ -38,12 +38,10 @@ class Collector:
         run, under_way = self.run, self._under_way
         self.was_ahead = under_way is not None
         collected = collect(run, step) if under_way is None else self._result(under_way)
-        self._under_way = None
+        self._under_way = run.beside.under_way = None
         if self._goes_ahead(step):
             run.sync()  # here, where all processes are, and not in the thread
-            name, state = f"collect step {step + 1}", run.feed.state
-            self._under_way = Beside.begin(name, state, lambda: collect(run, step + 1))
-        run.beside = self._under_way
+            self._under_way = run.beside.begin(run.feed.state, lambda: collect(run, step + 1))
         return collected
 
     def settle(self) -> None:
@@ -55,7 +53,7 @@ class Collector:
                 if self.run.stop_requested:
                     self.run.rollouts.cancel()
 
-    def _result(self, under_way: Beside[Collected]) -> Collected:
+    def _result(self, under_way: Work[Collected]) -> Collected:
         assert under_way.future.done(), "settle comes before the next step"
         try:
             return under_way.future.result()

@@ -30,7 +30,7 @@ def logprob_gaps(run: Run, updates: Sequence[Sequence[Batch]], *, stale: bool) -
     found = statistics(totals)
     limit = options_of(run.config.rollout).logprob_gap
     if not found["rollout/logprob_gap"] <= limit and not stale:
-        run.announce(_warning(found["rollout/logprob_gap"], limit), f"step {run.step + 1}; docs/rollout.md")
+        run.announce(_warning(limit), f"step {run.step + 1}: {found['rollout/logprob_gap']:.3g}; docs/rollout.md")
     return {**found, "rollout/logprob_gap_p99": highest}
 
 
@@ -74,9 +74,10 @@ def statistics(totals: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _warning(gap: float, limit: float) -> str:
+def _warning(limit: float) -> str:
+    """The same words at every step, by which `Run.announce` knows what it has said."""
     return (
-        f"log-probs of the rollout engine are {gap:.3g} off the trainer's in the mean (limit {limit:g}): another dtype "
+        f"log-probs of the rollout engine are too far off the trainer's in the mean (limit {limit:g}): another dtype "
         "(rollout.options.dtype), another attention kernel, weights that are not in, or positions of media; the "
         "difference is corrected by grpo.off_policy, but answers are not those of the trained model"
     )

@@ -89,8 +89,8 @@ class Run:
         self._synced: int | None = None  # of which step the rollout engine has the weights
         self.carried: dict[str, float] = {}
         """Numbers that a method hands from each step to the next; saved with the run."""
-        self.beside: Beside[Any] | None = None
-        """What is collected for the next step while one is trained on (ahead.py)."""
+        self.beside = Beside()
+        """Collects for the next step while one is trained on (ahead.py)."""
         self._unsaved = False
         self._announced: set[str] = set()
         if self.engine.is_main:
@@ -290,8 +290,7 @@ class Run:
 
     def close(self) -> None:
         """End worker processes, the progress line and, in bounded time, trackers."""
-        if self.beside is not None:
-            self.beside.end(self.rollouts.cancel)
+        self.beside.end(self.rollouts.cancel)
         self.rollouts.close()
         self.progress.close()
         self.rewards.close()
@@ -301,8 +300,9 @@ class Run:
 
     def _mark(self) -> None:
         """Remember the state before the next step: what `save` writes, even when that step has begun."""
+        ahead = self.beside.under_way
         self._before: dict[str, Any] = {
-            "feed": self.feed.state if self.beside is None else self.beside.feed_state,
+            "feed": self.feed.state if ahead is None else ahead.feed_state,
             "random": self.engine.random_state(),
             "carried": self.carried,
         }

@@ -117,7 +117,7 @@ def test_a_stop_waits_for_no_answers_and_forgets_what_was_taken_for_them(
         METHODS["grpo"](run)
     run.save(must=True)
     run.close()
-    assert run.beside is None or run.beside.future.done()
+    assert run.beside.under_way is None or run.beside.under_way.future.done()
     (state,) = (tmp_path / "run").rglob("*2/rank-0.json")
     assert json.loads(state.read_text())["feed"]["index"] == 8  # two steps of 4 prompts; those of step 3 are forgotten
 

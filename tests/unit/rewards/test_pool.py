@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -244,6 +246,18 @@ def test_workers_are_recycled(plugin: str, monkeypatch: pytest.MonkeyPatch) -> N
         first, second = ({row[0].total for row in pool.score([group("x")] * 3)} for _ in range(2))
     assert len(first) == 1
     assert first.isdisjoint(second)
+
+
+def test_two_threads_score_at_the_same_time(plugin: str) -> None:
+    with RewardPool([RewardConfig(name=f"{plugin}:nap")], scoring()) as pool:
+        sizes: dict[int, Future[list[int]]] = {1: Future(), 3: Future()}
+
+        def score(size: int) -> None:
+            sizes[size].set_result([len(row) for row in pool.score([group("0.1", size)] * 4)])
+
+        for size in sizes:
+            threading.Thread(target=score, args=[size], daemon=True).start()
+        assert [sizes[size].result(timeout=10) for size in sizes] == [[1] * 4, [3] * 4]
 
 
 def test_a_worker_that_died_while_idle_is_replaced(plugin: str) -> None:

@@ -248,6 +248,45 @@ def test_sampling_is_cancelled_and_the_engine_goes_on(opened: Opened) -> None:
     assert len(engine.generate(prompts(), 1, PARAMS, [[1], [2], [3]])) == 3
 
 
+def test_a_call_that_begins_while_the_engine_closes_is_not_waited_for(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = opened(seconds=6.0)
+    late = threading.Thread(target=_cancelled, args=[engine], daemon=True)
+    cancel = engine.cancel
+
+    def cancel_before_the_call() -> None:
+        cancel()
+        late.start()
+        late.join(1.0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "cancel", cancel_before_the_call)
+        began = time.monotonic()
+        engine.close()
+    assert time.monotonic() - began < 5
+    assert not late.is_alive()
+
+
+def _cancelled(engine: ServerEngine) -> None:
+    with pytest.raises(EngineError, match="cancelled"):
+        engine.generate(prompts(), 1, PARAMS, [[1], [2], [3]])
+
+
+def test_no_request_comes_after_the_last_cut(tmp_path: Path) -> None:
+    served = process(tmp_path, 0)
+    served.start()
+    served.wait_until_healthy(30)
+    webs = [Web(served.url, keep=True), Web(served.url, keep=True)]
+    webs[0].get("/weight_info", 5)  # one with a connection that was kept, and one without
+    for web in webs:
+        web.cut(last=True)
+        with pytest.raises(Lost, match="cut"):
+            web.get("/weight_info", 5)
+        web.close()
+    served.stop()
+
+
 def test_a_request_that_is_cut_is_not_sent_again_on_a_connection_that_was_kept(tmp_path: Path) -> None:
     served = process(tmp_path, 2.0)
     served.start()
