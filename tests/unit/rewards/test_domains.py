@@ -434,10 +434,12 @@ CLUES = [[1, 0, 0, 0], [0, 4, 0, 0], [0, 0, 4, 0], [0, 0, 0, 1]]
 @pytest.mark.parametrize("gold", [{"solution": SUDOKU}, {"rules": ["rows", "columns", "boxes"], "clues": CLUES}])
 def test_grids(gold: Any) -> None:
     for right in (str(SUDOKU), "1 2 3 4\n3 4 1 2\n2 1 4 3\n4 3 2 1", "1234\n3412\n2143\n4321", f"```\n{SUDOKU}\n```"):
-        assert value("grid", gold, said(right)) == 1
+        score = grade("grid", sample(golds={"grid": gold}), said(right))
+        assert (score.total, score.flags) == (1, {"correct": True, "answered": True})
     wrong = [[1, 2, 3, 4], [2, 4, 1, 3], *SUDOKU[2:]]
     for text in (str(wrong), "", "1234", "[[1]]", "[]", str(SUDOKU[:3]), "[" * 4000):
-        assert value("grid", gold, said(text)) == 0
+        score = grade("grid", sample(golds={"grid": gold}), said(text))
+        assert (score.total, score.flags["correct"]) == (0, False)
 
 
 def test_clues_must_be_kept() -> None:

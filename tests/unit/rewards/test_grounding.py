@@ -183,6 +183,7 @@ def test_samples_without_a_box_are_left_alone() -> None:
         ((700, 10, 1001, 90), "original_pixels", "it looks like another frame, or another image"),
         ((1500, 10, 1600, 90), "original_pixels", "it looks like another frame, or another image"),
         ((200, 100, 300, 400), "unit", "it looks like per_thousand"),
+        ((643, 10, 660, 90), "original_pixels", "it looks like per_thousand"),
         ((-30, 10, -5, 90), "original_pixels", "[-30, 10, -5, 90] in original_pixels is outside of its image"),
     ],
 )

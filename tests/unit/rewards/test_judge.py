@@ -117,6 +117,10 @@ def test_pairs_are_asked_in_both_orders(server: JudgeServer) -> None:
     group = [*answered("xxxx", "xx", "x"), Rollout(text="no answer")]
     assert totals(server, sample("ab"), group, prompt="pair") == [1.0, 0.5, 0.0, 0.0]
     assert len(server.requests) == 6
+    shown = sample("ab", messages=(Message(role="user", content=(MediaRef(kind="image"), "Which?")),))
+    scores(server, shown, answered("x"), prompt="pair")
+    blocks = blocks_of(*(message["content"] for message in server.requests[-1]["messages"]))
+    assert blocks["Question"] == "[image]\nWhich?"
     siblings = totals(server, sample(None), group, prompt="pair", against="siblings")
     assert siblings == [1.0, 0.5, 0.0, 0.0]
     (alone,) = scores(server, sample(None), answered("x"), prompt="pair", against="siblings")

@@ -41,6 +41,11 @@ def test_of_marked_letters_the_first_in_the_text_counts() -> None:
     assert choice("it is (B), (A) is not") == "B"
 
 
+def test_as_long_as_is_asked_for() -> None:
+    assert [grade("<answer>abcdefghij</answer>", gold, "exact") for gold in ("abcdefghi", "abcdefgh")] == [1, 0]
+    assert [rewards("=" * signs + " 7", "A")[1] for signs in (48, 49)] == [0, 0.8]
+
+
 @given(st.text(alphabet="AB(){}.\\boxed<answer>/ \n19=", max_size=80))
 def test_any_text_is_graded(text: str) -> None:
     assert grade(text, "B", "mcq") in (0, 1)

@@ -49,6 +49,11 @@ def test_triplets(answer: str, expected: float) -> None:
     assert value("triplets", "triplets", STAR, answer) == expected
 
 
+def test_triplets_are_counted_by_kind() -> None:
+    parts = of_answer("triplets", "triplets", STAR, "(2, color, cyan), (5, size, big)").parts
+    assert parts == {"full": 1, "partial": 1, "wrong": 1, "missing": 0}
+
+
 def test_partial_matches_may_be_free() -> None:
     answer = "(2, color, red), (5, shape, cube), (9, color, red)"
     assert value("triplets", "triplets", STAR, answer) == 1.5 + 0.5 - 3
@@ -160,6 +165,16 @@ def test_each_side_of_a_size_is_within_15_percent(size: str, right: int) -> None
     question = sample(golds={"steps": [{"kind": "size", "target": "cup", "value": [0.1, 0.2]}], "point": [1, 1]})
     text = f"<think>[Size] [cup]: ({size})</think><answer></answer>"
     assert (grade("refer_steps", question, text, frame="unit").parts["steps"] > 0) == right
+
+
+@pytest.mark.parametrize(
+    ("kind", "meant", "line", "right"),
+    [("size", [100], "115", 1), ("size", [100], "116", 0), ("orientation", [1, 0], "(0, 0)", 0)],
+)
+def test_sizes_and_directions_at_their_limits(kind: str, meant: list[int], line: str, right: int) -> None:
+    question = sample(golds={"steps": [{"kind": kind, "target": "cup", "value": meant}], "point": [1, 1]})
+    text = f"<think>[{kind}] [cup]: {line}</think><answer></answer>"
+    assert grade("refer_steps", question, text, frame="unit").parts["steps"] == right
 
 
 def test_the_last_line_on_a_step_counts() -> None:
