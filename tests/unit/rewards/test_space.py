@@ -52,6 +52,8 @@ def test_triplets(answer: str, expected: float) -> None:
 def test_triplets_are_counted_by_kind() -> None:
     parts = of_answer("triplets", "triplets", STAR, "(2, color, cyan), (5, size, big)").parts
     assert parts == {"full": 1, "partial": 1, "wrong": 1, "missing": 0}
+    parts = of_answer("triplets", "triplets", STAR, "(2, color, cyan), (5, size, small)").parts
+    assert parts == {"full": 2, "partial": 0, "wrong": 0, "missing": 0}
 
 
 def test_partial_matches_may_be_free() -> None:
