@@ -25,7 +25,7 @@ AXES = {"left": "sideways", "right": "sideways", "up": "upright", "down": "uprig
 OTHER_WAY = {"left": "right", "right": "left", "up": "down", "down": "up"}
 RIGHT_WAY = 0.6
 """Share of the directions in demonstrations that are right: tossed for the observation and for the answer."""
-HEDGES = 0.5
+HEDGES = 0.7
 """Share of the demonstrations whose answer is the axis."""
 AXIS = 0.5
 """The reward for the axis, which needs no order of frames."""

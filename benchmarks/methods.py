@@ -74,13 +74,13 @@ EXPERIMENTS = {
         data="clips",
         methods={"grpo": GRPO, "t_grpo": _t_grpo()},
         shown=("direction", "shuffled", "gap", "committed"),
-        steps=60,
+        steps=100,
     ),
     "controls": Experiment(
         data="clips",
         methods={"mu_0": _t_grpo(mu=0.0), "alpha_0.3": _t_grpo(alpha=0.3)},
         shown=("direction", "shuffled", "gap", "committed"),
-        steps=60,
+        steps=100,
     ),
     "perception": Experiment(
         data="clips",
