@@ -27,7 +27,7 @@ from PIL import Image
 
 from mmreason.demo.tiny import build_tiny
 from mmreason.inference.continuous import start_vllm
-from mmreason.inference.engines import Front, around_vllm
+from mmreason.inference.engines import Front, Opened, around_vllm
 from mmreason.inference.items import KINDS
 from mmreason.inference.options import InferOptions
 from mmreason.inference.verb import infer
@@ -136,9 +136,9 @@ def main() -> None:
         front = Front(config)
         llm = start_vllm(config, front.family, front.model, args.tokens, dict.fromkeys(KINDS, 1))
         policy = load_policy(config.model, trained=False)
-        generator = around_vllm(llm, front, options, config)
+        opened = Opened(front, around_vllm(llm, front, options, config))
         ways: dict[str, Callable[[], Any]] = {
-            "mmreason infer": lambda: infer(options, lambda line: None, generator),
+            "mmreason infer": lambda: infer(options, lambda line: None, opened),
             "LLM.generate": lambda: by_list(files, llm, args.tokens),
             "transformers loop": lambda: by_loop(files, policy.base, front.processor, args.tokens),
         }

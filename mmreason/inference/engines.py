@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,6 +42,14 @@ class Front:
 
     def _pipeline(self, media: MediaConfig, root: str | None) -> MediaPipeline:
         return MediaPipeline(media, self._traits, self.processor, root)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model that is open already. Example: `Opened(front, around_vllm(llm, front, options, config))`"""
+
+    front: Front
+    generator: Generator
 
 
 def engine_of(options: InferOptions) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmreason.config import RunConfig
 from mmreason.errors import ConfigError
-from mmreason.inference.engines import Front, engine_of, longest_prompt_and_answer, open_generator
+from mmreason.inference.engines import Front, Opened, engine_of, longest_prompt_and_answer, open_generator
 from mmreason.inference.gallery import check_page, make_gallery
 from mmreason.inference.generate import Finished, Generator
 from mmreason.inference.items import Item, Listing, list_items
@@ -55,12 +55,10 @@ class Inferred:
         return f"{self.answered} answered, {self.errors} errors{skipped}; {rate}; {self.out}"
 
 
-def infer(
-    options: InferOptions, say: Callable[[str], None] | None = None, generator: Generator | None = None
-) -> Inferred:
+def infer(options: InferOptions, say: Callable[[str], None] | None = None, opened: Opened | None = None) -> Inferred:
     """Answer every item that has no row yet. say: takes lines for the user (default: standard error).
 
-    generator: one that is open already, for several folders in a row; it has to be of the same model and options.
+    opened: a model that is open already, for several folders in a row; it has to be of the same options.
 
     Raises ConfigError (options, rows of other settings), DataError (unreadable source, unwritable file), ModelError.
     """
@@ -77,7 +75,7 @@ def infer(
         raise ConfigError(f"{options.source}: no media there (of the files that --include and --exclude leave)")
     again = {"overwrite": options.overwrite, "retry_errors": options.retry_errors}
     with OutFile(Path(options.out), options.settings(config, listing.root), str(listing.root), **again) as file:
-        run = _Run(options, config, listing, file, generator)
+        run = _Run(options, config, listing, file, opened)
         left = run.left()
         first = next(left, None)
         if first is not None:
@@ -101,8 +99,8 @@ class _Run:
     """One start, with what it needs open."""
 
     def __init__(self, options: InferOptions, config: RunConfig, listing: Listing, file: OutFile,
-                 generator: Generator | None) -> None:  # fmt: skip
-        self.options, self.config, self.listing, self.file, self.generator = options, config, listing, file, generator
+                 opened: Opened | None) -> None:  # fmt: skip
+        self.options, self.config, self.listing, self.file, self.opened = options, config, listing, file, opened
         self.skipped = listing.skipped
         self.before = 0
         self.progress = Progress(listing.total, lambda: self.before)
@@ -152,7 +150,7 @@ class _Run:
         rewards = [parse_reward(text) for text in options.rewards] or (list(config.rewards) if options.score else [])
         with ExitStack() as stack:
             scorer = stack.enter_context(Scorer(rewards, config.scoring, options.n, options.tags))
-            front = Front(config)
+            front = Front(config) if self.opened is None else self.opened.front
             root = None if self.listing.root.is_file() else str(self.listing.root)
             most = longest_prompt_and_answer(front, options, config)
             preparer = Preparer(
@@ -172,8 +170,9 @@ class _Run:
                 most_bytes=config.media.memory_gb * 1e9,
             )
             stack.enter_context(reader)  # first: it reads on while the engine starts
-            generator = self.generator
-            if generator is None:
+            if self.opened is not None:
+                generator = self.opened.generator
+            else:
                 generator = open_generator(front, options, config, self.listing.most, say)
                 stack.callback(generator.close)
             yield reader, generator, stack.enter_context(ScoringThread(scorer))

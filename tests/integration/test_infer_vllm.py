@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mmreason.inference.engines import Front, around_vllm
+from mmreason.inference.engines import Front, Opened, around_vllm
 from mmreason.inference.items import KINDS
 from mmreason.inference.options import InferOptions
 from mmreason.inference.verb import Inferred, infer
@@ -47,8 +47,8 @@ class Bench:
     def run(self, name: str, engine: str = "vllm", **options: Any) -> tuple[Inferred, dict[str, dict[str, Any]]]:
         """What a run says, and its rows."""
         asked = replace(self.asked, out=self.folder / name, **{"engine": engine, **options})
-        generator = None if engine == "hf" else around_vllm(self.llm, self.front, asked, self.config)
-        found = infer(asked, lambda line: None, generator)
+        opened = Opened(self.front, around_vllm(self.llm, self.front, asked, self.config))
+        found = infer(asked, lambda line: None, None if engine == "hf" else opened)
         return found, rows_of(self.folder / name)
 
 
