@@ -125,7 +125,9 @@ def put(codes: dict[tuple[str, int], CodeType], living: Sequence[FunctionType]) 
 def put_value(tree: ast.Module, mutant: Mutant, path: Path) -> int:
     """The same for a constant, or a default of a function or dataclass: its new value goes where the old one is."""
     place = next(node for node in tree.body if node.lineno <= mutant.line <= (node.end_lineno or 0))
-    module = next(module for module in sys.modules.values() if getattr(module, "__file__", None) == str(path))
+    module = next((module for module in sys.modules.values() if getattr(module, "__file__", None) == str(path)), None)
+    if module is None:  # it runs in processes of its own
+        return 0
     names = {key: getattr(module, key) for key in ("__name__", "__package__", "__file__")}
     exec(compile(tree, str(path), "exec", dont_inherit=True), names)
     match place:
