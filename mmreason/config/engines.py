@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 EngineName = Literal["hf", "vllm", "server"]
 
+PARALLEL = (
+    "rollout.options.tensor_parallel: {parallel}, but an engine in the trainer's process has one GPU, the trainer's; "
+    "use rollout.engine: server"
+)
 VLLM_VERSION = "0.32"
 VLLM_MISSING = (
     "rollout.engine: {engine}, but vLLM is not installed; pip install 'mmreason[vllm]' (on a machine without a GPU: "
@@ -153,13 +157,10 @@ def engine_mistakes(config: RunConfig) -> Iterator[str]:
     """What keeps `rollout.engine` and `rollout.options` from working, alone or with other keys."""
     rollout, grpo = config.rollout, config.grpo
     yield from option_mistakes(rollout.engine, rollout.options)
-    if rollout.engine == "vllm" and (parallel := rollout.options.get("tensor_parallel", 1)) != 1:
-        yield (
-            f"rollout.options.tensor_parallel: {parallel}, but an engine in the trainer's process has one GPU, the "
-            "trainer's; use rollout.engine: server"
-        )
     if rollout.engine == "hf" or config.train.method != "grpo":
         return
+    if rollout.engine == "vllm" and (parallel := rollout.options.get("tensor_parallel", 1)) != 1:
+        yield PARALLEL.format(parallel=parallel)
     if grpo.off_policy == "none" and grpo.clip not in DISCO:
         yield (
             f"grpo.off_policy: none, but rollout.engine {rollout.engine} computes log-probs in its own way, "

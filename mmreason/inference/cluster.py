@@ -66,7 +66,8 @@ def join(options: InferOptions, count: int) -> None:
     out = Path(options.out)
     files = [part_file(out, index, count) for index in range(1, count + 1)]
     beside = json.loads(settings_file(files[0]).read_text(encoding="utf-8"))
-    again = {"overwrite": options.overwrite, "retry_errors": options.retry_errors}
+    # What the parts hold is newer than an error that was joined before.
+    again = {"overwrite": options.overwrite, "retry_errors": not options.overwrite}
     with OutFile(out, beside["settings"], beside["root"], **again) as file:
         for part in files:
             for row in read_rows_file(rows_file(part)):

@@ -101,6 +101,12 @@ class ContinuousBatching:
         done = [serial for serial, asked in self._asked.items() if len(asked.texts) == self._n]
         return [self._finished(self._asked.pop(serial)) for serial in done]
 
+    def forget(self) -> None:
+        """Give up what was submitted and is not finished."""
+        names = [f"{serial}/{index}" for serial in self._asked for index in range(self._n)]
+        self._engine.abort_request(names)
+        self._asked.clear()
+
     def close(self) -> None:
         """Give memory and processes back."""
         vllm_local.close()
@@ -143,7 +149,7 @@ def start_vllm(
     longest: tokens of an answer; most: kind of media -> items of it in one prompt. Raises EngineError.
     """
     given = config.rollout.options if config.rollout.engine == "vllm" else {"gpu_memory": GPU_MEMORY}
-    options = LocalOptions.model_validate({**given, "sleep": False})
+    options = LocalOptions.model_validate({**given, "sleep": False, "offload_optimizer": False})
     length = options.max_model_len or config.data.max_prompt_tokens + longest
     length = min(length, getattr(model.get_text_config(), "max_position_embeddings", length))
     dtype = config.model.dtype if options.dtype == "auto" else options.dtype

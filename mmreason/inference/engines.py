@@ -66,7 +66,8 @@ def engine_of(options: InferOptions) -> str:
 def longest_prompt_and_answer(front: Front, options: InferOptions, config: RunConfig) -> int | None:
     """Tokens that the engine takes; None: nothing says so."""
     own = getattr(front.model.get_text_config(), "max_position_embeddings", None)
-    given = config.rollout.options.get("max_model_len") if engine_of(options) == "vllm" else None
+    ours = engine_of(options) == config.rollout.engine == "vllm"  # else its options are another engine's
+    given = config.rollout.options.get("max_model_len") if ours else None
     return min((most for most in (own, given) if most is not None), default=None)
 
 

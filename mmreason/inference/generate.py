@@ -69,6 +69,10 @@ class Generator(Protocol):
         """Work on what was submitted; what was finished meanwhile, maybe nothing."""
         ...
 
+    def forget(self) -> None:
+        """Give up what was submitted and is not finished: its run has failed, and another one may follow."""
+        ...
+
     def close(self) -> None:
         """End its processes."""
         ...
@@ -131,6 +135,10 @@ class DecodeLoop:
             )
             for (ready, began), group in zip(batch, groups, strict=True)
         ]
+
+    def forget(self) -> None:
+        """Drop what waits for the next batch."""
+        self._pending = []
 
     def close(self) -> None:
         """Nothing runs beside us."""

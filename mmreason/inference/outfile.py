@@ -88,15 +88,16 @@ class OutFile:
         self._doubled, self._descriptor = False, -1
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            if overwrite:
-                for file in {out, self.rows, settings_file(out)}:
-                    file.unlink(missing_ok=True)
-            elif out.exists() and not self.rows.exists():
+            if not overwrite and out.exists() and not self.rows.exists():
                 raise ConfigError(f"--out {out}: exists and is not of `mmreason infer`; choose another, or --overwrite")
             if self.rows.exists() and not self.rows.is_file():  # opening a pipe would wait for its reader
                 raise DataError(f"--out {out}: cannot be written (not a regular file)")
             self._open()
             try:
+                if overwrite:  # not before the lock: another run may be writing
+                    os.ftruncate(self._descriptor, 0)
+                    for file in {out, settings_file(out)} - {self.rows}:
+                        file.unlink(missing_ok=True)
                 self._resume(settings)
                 if retry_errors:
                     self.done -= self._errors
@@ -169,25 +170,30 @@ class OutFile:
                 for place in sorted(last.values()):
                     file.seek(place)
                     kept.write(file.readline())
+            new = os.open(partial, os.O_WRONLY | os.O_APPEND)
+            self._lock(new)  # before it is anyone's to open
             partial.replace(self.rows)
         except OSError as error:
             raise _unwritable(self.rows, error) from error
         self._doubled = False
         self.close()
-        self._open()
+        self._descriptor = new
 
     def _open(self) -> None:
         """Be the only one that writes. The lock ends with the process, however that ends."""
-        self._descriptor = os.open(self.rows, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            self._lock()
-        except BaseException:
-            self.close()
-            raise
+        current = False
+        while not current:  # who wrote it until now may have put another file in its place
+            self._descriptor = os.open(self.rows, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                self._lock(self._descriptor)
+                current = self.rows.exists() and os.path.samestat(os.fstat(self._descriptor), self.rows.stat())
+            finally:
+                if not current:
+                    self.close()
 
-    def _lock(self) -> None:
+    def _lock(self, descriptor: int) -> None:
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(f"--out {self.out}: another run is writing it; each needs an --out of its own") from error
         except OSError:  # a file system without locks

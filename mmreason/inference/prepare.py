@@ -167,9 +167,11 @@ def _named(refs: Sequence[MediaRef], names: Sequence[str]) -> list[Named]:
 
 
 def _size(ref: MediaRef) -> int:
-    """Bytes; 0 where the file cannot be read, which its row says."""
+    """Bytes; 0 where the file cannot be read, which its row says, as of an archive's member that is broken."""
     if ref.path is None:
         return len(ref.data or b"")
+    if not os.path.isabs(ref.path):
+        return 0
     try:
         return os.stat(ref.path).st_size
     except (OSError, ValueError):

@@ -90,6 +90,7 @@ class ScoringThread:
         self.waiting = 0
         """Batches that were submitted and not taken."""
         self._stopped = False
+        self._failed: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="scores", daemon=True)
         self._thread.start()
 
@@ -112,17 +113,24 @@ class ScoringThread:
     def taken(self, timeout_s: float) -> list[Scored]:
         """What was scored since the last time, in the order of submission; waits at most so long for the first.
 
-        Raises what went wrong with a batch.
+        Raises what went wrong with a batch, after what came before it was taken.
         """
+        if (failed := self._failed) is not None:
+            self._failed, self.waiting = None, self.waiting - 1
+            raise failed
         found: list[Scored] = []
         while self.waiting:
             try:
                 made = self._made.get(timeout=0.0 if found else timeout_s)
             except Empty:
                 break
-            self.waiting -= 1
             if isinstance(made, BaseException):
+                if found:  # those first; still counted as waiting, so that it is not forgotten
+                    self._failed = made
+                    return found
+                self.waiting -= 1
                 raise made
+            self.waiting -= 1
             found += made
         return found
 

@@ -175,6 +175,7 @@ class _Run:
             else:
                 generator = open_generator(front, options, config, self.listing.most, say)
                 stack.callback(generator.close)
+            stack.callback(generator.forget)
             yield reader, generator, stack.enter_context(ScoringThread(scorer))
 
     def _drive(self, reader: Reader, generator: Generator, scores: ScoringThread) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from mmreason.config import RunConfig
+from mmreason.config.engines import PARALLEL
 from mmreason.errors import ConfigError
 from mmreason.policy.policy import Policy
 from mmreason.rollout.base import AnswerEngine, TextDecoder
@@ -40,6 +41,8 @@ def rollout_engine(
     if rollout.engine == "hf":
         return HFEngine(policy, decoder, rollout.max_rows)
     options = options_of(rollout)
+    if rollout.engine == "vllm" and options.tensor_parallel > 1:  # sft and dpo evaluate with it; infer may have it
+        raise ConfigError(PARALLEL.format(parallel=options.tensor_parallel))
     device: Device = "cuda" if policy.device.type == "cuda" else "cpu"
     arguments = engine_arguments(config, policy.family, options, device, most_media(samples))
     if rollout.engine == "server":

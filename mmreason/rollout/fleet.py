@@ -59,7 +59,7 @@ class Fleet:
     """Servers that we start (`processes`), or that run already (`urls`).
 
     transfer: how they get new weights; start_s: how long a start may take; restarts: how many in all; rules: those of
-    the trainer's positions, where the family's positions have several axes; frozen: a folder with all weights, for a
+    the trainer's positions, for its workers; frozen: a folder with all weights, for a
     server that is new: those that are pushed need only be the ones that training changes; give_up: told `failure`.
     """
 

@@ -116,9 +116,11 @@ class Tcp(_Kept):
             interface.finish_weight_update()
 
     def _send(self, workers: Sequence[socket.socket]) -> None:
+        end = time.monotonic() + self.load_s
         for _, tensor in self._tensors:
             content = tensor.flatten().view(torch.uint8).numpy()
             for worker in workers:
+                worker.settimeout(max(end - time.monotonic(), 0.001))
                 worker.sendall(content.data)
 
 

@@ -6,7 +6,7 @@ with sound otherwise: log-probs were off by up to 5e-3 on tiny models. So worker
 else does.
 
 An engine takes this as `worker_extension_cls=WORKER`; then `collective_rpc("use_trainer_positions", args=(rules,))`,
-where `rules` is `rules_text(policy.rules)`. Models with one axis of positions never ask for them.
+where `rules` is `rules_text(policy.rules)`. Models with one axis of positions take it for the repairs.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ class Engine:
         for state in inner.state.values():
             for key in ("exp_avg", "exp_avg_sq"):
                 if key in state:
-                    state[key].data = state[key].data.to(device)  # the same tensor, as DeepSpeed refers to it elsewhere
+                    state[key] = state[key].to(device)
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
         """Add up each value over all processes. Every process must give the same keys."""

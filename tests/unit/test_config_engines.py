@@ -9,6 +9,7 @@ import pytest
 from mmreason.config import RunConfig, build_config
 from mmreason.config.engines import ENGINE_OPTIONS, vllm_missing
 from mmreason.errors import ConfigError
+from mmreason.rollout.engines import rollout_engine
 
 
 def built(**sections: Any) -> RunConfig:
@@ -57,9 +58,12 @@ def test_what_cannot_work_is_refused(rollout: dict[str, Any], grpo: dict[str, An
         built(rollout=rollout, grpo=grpo)
 
 
+@pytest.mark.skipif(vllm_missing("vllm") is not None, reason="vLLM is not installed (pip install 'mmreason[vllm]')")
 def test_an_engine_that_only_evaluates_has_one_gpu_too() -> None:
+    config = built(rollout={"engine": "vllm", "options": {"tensor_parallel": 2}}, rewards=[], train={"method": "sft"})
+    nothing: Any = None
     with pytest.raises(ConfigError, match="tensor_parallel: 2, but an engine in the trainer's process"):
-        built(rollout={"engine": "vllm", "options": {"tensor_parallel": 2}}, rewards=[], train={"method": "sft"})
+        rollout_engine(config, nothing, nothing, ())
 
 
 def test_room_is_made_only_for_an_engine_that_sleeps() -> None:

@@ -28,6 +28,17 @@ def test_rows_of_shards_are_joined_once(tmp_path: Path) -> None:
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["a", "b", "c"]
 
 
+def test_a_part_that_answered_later_takes_the_place_of_a_joined_error(tmp_path: Path) -> None:
+    out, settings = tmp_path / "r.jsonl", {"n": 1}
+    options = InferOptions(source="d", model="m", out=out, prompt="?")
+    for reason in ("gone", "still gone"):
+        with OutFile(part_file(out, 1, 1), settings, "/d", retry_errors=True) as file:
+            file.append(failed({"id": "a", "settings": file.hash}, reason))
+            file.finish()
+        join(options, 1)
+        assert [json.loads(line)["reason"] for line in out.read_text().splitlines()] == [reason]
+
+
 @pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")
 def test_without_ray_it_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--ray: Ray is not installed; pip install 'mmreason\[ray\]'"):

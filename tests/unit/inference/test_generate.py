@@ -55,6 +55,11 @@ def test_what_memory_does_not_hold_is_answered_in_parts_and_one_prompt_alone_is_
         assert loop.waiting == 0
         return {one.ready.id: (one.error, *(text.text for text in one.texts)) for one in done}
 
+    failed = DecodeLoop(HFEngine(policy, Decoder()), params, n=1, seed=0)
+    failed.submit(asked[0])
+    failed.forget()
+    assert (failed.waiting, failed.advance()) == (0, [])
+
     whole = answers(HFEngine(policy, Decoder()))
     parts = answers(SmallGPU(policy, Decoder()))
     assert parts.pop("2") == ("the GPU's memory does not hold it (30 tokens); lower the media's max_pixels",)

@@ -203,8 +203,14 @@ def test_files_that_are_not_ours_are_left_as_they_are(tmp_path: Path) -> None:
 
 def test_one_run_at_a_time_writes_a_file(tmp_path: Path) -> None:
     out = tmp_path / "r.jsonl"
-    with OutFile(out, SETTINGS, "/d"), pytest.raises(ConfigError, match="another run is writing it"):
-        OutFile(out, SETTINGS, "/d")
+    with OutFile(out, SETTINGS, "/d") as file:
+        file.append(row("z", file.hash))
+        for overwrite in (False, True):
+            with pytest.raises(ConfigError, match="another run is writing it"):
+                OutFile(out, SETTINGS, "/d", overwrite=overwrite)
+        assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["z"]
+    OutFile(out, SETTINGS, "/d", overwrite=True).close()
+    assert out.read_text() == ""
     with OutFile(out, SETTINGS, "/d") as file:
         file.append(row("a", file.hash))
     with pytest.raises(ConfigError, match="other settings"):

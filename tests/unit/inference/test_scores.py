@@ -69,6 +69,21 @@ def test_what_goes_wrong_is_raised_where_scores_are_taken(scorer: Scorer) -> Non
     assert one is wrong
 
 
+def test_what_was_scored_before_something_went_wrong_is_taken_first(scorer: Scorer) -> None:
+    right = finished("a", 0)
+    with ScoringThread(scorer) as scores:
+        scores.submit([right])
+        scores.submit([Finished(ready=None, texts=right.texts, seconds=0.0)])  # type: ignore[arg-type]
+        end = time.monotonic() + 20
+        while scores._made.qsize() < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        ((one, _, _),) = scores.taken(20.0)
+        assert (one, scores.waiting) == (right, 1)
+        with pytest.raises(AttributeError):
+            scores.taken(20.0)
+        assert scores.waiting == 0
+
+
 def test_an_end_in_the_middle_leaves_no_process(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     before = set(psutil.Process().children(recursive=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,30 @@ def test_who_does_not_know_the_secret_gets_nothing_and_keeps_nobody_waiting(monk
         for stranger in strangers:
             assert stranger.recv(1) == b""
             stranger.close()
+
+
+def test_a_worker_that_reads_too_slowly_costs_no_more_than_the_time_for_all(tmp_path: Path) -> None:
+    kept = Tcp(tmp_path, 0.3)
+    kept._tensors = [(str(number), torch.zeros(1 << 18)) for number in range(40)]
+    reader, worker = socket.socketpair()
+    reader.settimeout(5)
+    ended = threading.Event()
+
+    def trickle() -> None:  # each tensor in less than the time for all, all in much more
+        while not ended.is_set():
+            reader.recv(1 << 20)
+            time.sleep(0.05)
+
+    reading = threading.Thread(target=trickle)
+    reading.start()
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        kept._send([worker])
+    assert time.monotonic() - began < 0.9
+    ended.set()
+    worker.close()
+    reading.join(5)
+    reader.close()
 
 
 def test_workers_that_do_not_come_and_servers_that_are_gone_are_lost() -> None:

@@ -10,9 +10,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmreason.config import LoraConfig, ModelConfig
+from mmreason.config.engines import LocalOptions
 from mmreason.errors import EngineError
 from mmreason.policy.policy import Policy, load_policy
 from mmreason.rollout.hf import HFEngine
+from mmreason.rollout.vllm_local import VLLMEngine
 from mmreason.rollout.weights import Canary, engine_weights, write_weights
 
 
@@ -51,6 +53,20 @@ def test_a_folder_of_weights_is_there_as_a_whole(policy: Policy, tmp_path: Path)
     write_weights(policy, folder)
     assert load_file(folder / "model.safetensors").keys() == given.keys()
     assert [left.name for left in tmp_path.iterdir()] == ["weights-3"]
+
+
+def test_the_optimizer_makes_room_while_the_engine_is_awake(policy: Policy) -> None:
+    moved: list[str] = []
+    options = LocalOptions(offload_optimizer=True)
+    arguments = {"dtype": "float32", "max_model_len": 64}
+    engine = VLLMEngine(policy, Texts(), arguments, options, optimizer_to=lambda device: moved.append(str(device)))
+    engine._make_room()
+    engine.rest()
+    assert moved == ["cpu", str(policy.device)]
+    plain = VLLMEngine(policy, Texts(), arguments, LocalOptions(), optimizer_to=lambda device: moved.append("never"))
+    plain._make_room()
+    plain.rest()
+    assert len(moved) == 2
 
 
 class Texts:
