@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,9 @@ from typing import Literal
 import mmreason
 from mmreason.errors import ConfigError, DataError, MMReasonError
 from mmreason.inference.command import add_infer, options_of
+
+FIRST_SAYS_S = 30.0
+"""How long the other processes of a node wait to be ended with the first, which says what is wrong with the config."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -199,7 +203,8 @@ def _train(args: argparse.Namespace) -> int:
     except ConfigError:
         if is_first or args.debug:
             raise
-        return 2  # the first process of this node says the same
+        time.sleep(FIRST_SAYS_S)  # the first process of this node says the same; who ends earlier has it ended unheard
+        return 2
     _quiet_libraries()
     from mmreason.recipes.chain import run_plan
     from mmreason.training import StopRequested

@@ -95,6 +95,9 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# lm-format-enforcer, which vLLM brings along, has every SafeLoader take timestamps as text.
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_timestamp)
+
 _REPLACED = {f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp")}
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in known if tag not in _REPLACED]

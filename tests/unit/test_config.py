@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 
 from mmreason.algorithms.advantages import ADVANTAGES
 from mmreason.algorithms.clips import CLIP_SCHEDULES, CLIPS, Bounds
@@ -446,6 +447,14 @@ def test_values_that_yaml_cannot_hold_are_one_line(tmp_path: Path, value: str) -
     assert line.startswith("override 'data=")
     assert "not valid YAML" in line
     assert len(line) < 500
+
+
+def test_yaml_means_the_same_where_a_library_has_changed_the_loader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(yaml.SafeLoader.yaml_constructors, "tag:yaml.org,2002:timestamp", lambda loader, node: "x")
+    (line,) = mistakes(tmp_path, GRPO + "data: !!timestamp 2024-13-45\n")
+    assert "not valid YAML: " in line
 
 
 def test_wrong_overrides_and_wrong_values_come_together(tmp_path: Path) -> None:
