@@ -96,9 +96,8 @@ class _Loader(yaml.SafeLoader):
 
 
 # lm-format-enforcer, which vLLM brings along, has every SafeLoader take timestamps as text.
-_Loader.add_constructor(
-    "tag:yaml.org,2002:timestamp", lambda loader, node: yaml.SafeLoader.construct_yaml_timestamp(loader, node)
-)
+_timestamp: Any = yaml.SafeLoader.construct_yaml_timestamp
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _timestamp)
 
 _REPLACED = {f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp")}
 _Loader.yaml_implicit_resolvers = {
