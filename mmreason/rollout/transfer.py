@@ -1,11 +1,12 @@
 """How new weights get from rank 0 to a vLLM server (`rollout.options.transfer`).
 
     folder   a folder that both see under the same name
-    tcp      a connection to each of the server's workers; nothing has to be shared, and no GPU is needed
+    tcp      a connection to each of the server's workers; no disk in between, and no GPU is needed
     nccl     vLLM's own broadcast between GPUs, which must not be the same ones
 
-The last two go through vLLM's weight-transfer interface: open, start, update, finish. What was taken from the trainer
-is kept until the next update, so that a server that is started again between two gets the weights that it should have.
+What a new server starts from, all weights, is always in a folder (served.py). The last two go through vLLM's
+weight-transfer interface: open, start, update, finish. What was taken from the trainer is kept until the next update, so
+that a server that is started again between two gets the weights that it should have.
 """
 
 from __future__ import annotations
