@@ -5,8 +5,8 @@
     nccl     vLLM's own broadcast between GPUs, which must not be the same ones
 
 What a new server starts from, all weights, is always in a folder (served.py). The last two go through vLLM's
-weight-transfer interface: open, start, update, finish. What was taken from the trainer is kept until the next update, so
-that a server that is started again between two gets the weights that it should have.
+weight-transfer interface: open, start, update, finish. What was taken from the trainer is kept until the next update,
+so that a server that is started again between two gets the weights that it should have.
 """
 
 from __future__ import annotations
